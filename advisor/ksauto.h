@@ -1,0 +1,315 @@
+/* ksauto: multiply by Kronecker-sparse matrices, the fastest way this machine has.
+ *
+ * A Kronecker-sparse (KS) matrix K of pattern (a,b,c,d) has shape (a*b*d) x (a*c*d) and support
+ * I_a (x) 1_{b x c} (x) I_d. With i<a, j<b, k<c, l<d this library computes Y = X * transpose(K):
+ *
+ *     Y[n, i, j, l] = sum over k of  K[i, j, k, l] * X[n, i, k, l]          for each n < batch
+ *
+ * It knows several ways to do so, of two families: fused (one pass, output-stationary) and bmm
+ * (batched GEMM through a BLAS). Which is faster depends on the pattern, the batch, the type, the
+ * layout and the machine; ksauto measures, remembers and predicts it, and takes the faster one.
+ *
+ *     #include <ksauto.h>
+ *     ks_context *ctx;
+ *     if (ks_open(&ctx, NULL) != KS_OK) return 1;           // this CPU, the user's store of measurements
+ *     ks_problem p = {.a = 6, .b = 64, .c = 64, .d = 1, .batch = 128, .type = KS_F32, .layout = KS_BATCH_FIRST};
+ *     ks_status s = ks_auto_matmul(ctx, &p, x, k, y, NULL); // y = x * transpose(K), by the faster path
+ *     if (s != KS_OK) fprintf(stderr, "%s\n", ks_status_message(s));
+ *     ks_close(ctx);
+ *
+ * Ownership: the caller owns every array and string passed in; strings that the library returns are its
+ * own and live as long as said at the function. The library never prints (but see KSAUTO_EXPLAIN), never
+ * exits, never aborts, and never changes signal handlers.
+ *
+ * Threads: one context serves any number of threads at once. ks_open and ks_close of one context must not
+ * overlap its other uses. Inside, work is spread over KSAUTO_NUM_THREADS threads, else OMP_NUM_THREADS,
+ * else the cores this process may use; the team of workers belongs to one caller at a time, and a caller
+ * that finds it busy computes alone instead of oversubscribing the machine.
+ *
+ * Environment: KSAUTO_DB (the store's file), KSAUTO_NUM_THREADS, and KSAUTO_EXPLAIN=1, the one thing that
+ * makes the library write: one line on standard error for every new problem, with the path taken and why.
+ *
+ * License: MIT. This library links no GPL code; libksauto_calib (ks_calibrate, ks_fit) links GSL. */
+#ifndef KSAUTO_H
+#define KSAUTO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#    define KS_API __attribute__((visibility("default")))
+#else
+#    define KS_API
+#endif
+
+#define KSAUTO_VERSION_MAJOR 0
+#define KSAUTO_VERSION_MINOR 1
+#define KSAUTO_VERSION_PATCH 0
+
+/* "0.1.0"; static storage. */
+KS_API const char *ks_version(void);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Status
+ * ------------------------------------------------------------------------------------------------- */
+
+typedef enum ks_status {
+    KS_OK = 0,
+    KS_ERR_ARGUMENT,     /* a value that is not allowed: size < 1, NULL, unknown enum, overlapping arrays */
+    KS_ERR_OVERFLOW,     /* a*b*c*d, or an array's bytes, cannot be counted in 63 bits */
+    KS_ERR_PARSE,        /* a pattern, CSV, .npy or model that is not well-formed */
+    KS_ERR_UNSUPPORTED,  /* well-formed, but no kernel (or not the named one) can do it on this device */
+    KS_ERR_DEVICE,       /* no such device, or it failed */
+    KS_ERR_MEMORY,       /* an allocation failed */
+    KS_ERR_STORE,        /* the store cannot be used as asked: locked, read-only, corrupt, newer, ... */
+    KS_ERR_IO,           /* a file cannot be read or written */
+    KS_ERR_WRONG_RESULT, /* a kernel's output disagreed with the reference while being measured */
+    KS_ERR_NO_DATA,      /* not enough measurements for what was asked */
+    KS_ERR_INTERRUPTED,  /* the caller's progress function asked to stop */
+    KS_ERR_INTERNAL      /* a defect of this library: please report it */
+} ks_status;
+
+/* The name of a status: "KS_ERR_ARGUMENT"; static storage. */
+KS_API const char *ks_status_name(ks_status status);
+
+/* What went wrong, with the offending value. If the calling thread's last failure in this library had this
+ * status, its full message; else a general sentence. Valid until the thread's next failing call. */
+KS_API const char *ks_status_message(ks_status status);
+
+/* ---------------------------------------------------------------------------------------------------
+ * The problem
+ * ------------------------------------------------------------------------------------------------- */
+
+typedef enum ks_type { KS_F32 = 0, KS_F16, KS_BF16, KS_F64, KS_NTYPES } ks_type;
+
+/* KS_BATCH_FIRST: X is (batch, a, c, d), Y is (batch, a, b, d), row-major.
+ * KS_BATCH_LAST:  X is (a, c, d, batch), Y is (a, b, d, batch), row-major. */
+typedef enum ks_layout { KS_BATCH_FIRST = 0, KS_BATCH_LAST, KS_NLAYOUTS } ks_layout;
+
+/* For KS_F32 on devices with tensor cores: float32 accuracy, or TF32's. Elsewhere without effect. */
+typedef enum ks_math { KS_MATH_F32 = 0, KS_MATH_TF32 } ks_math;
+
+typedef enum ks_family { KS_FUSED = 0, KS_BMM, KS_REFERENCE, KS_NFAMILIES } ks_family;
+
+typedef enum ks_objective { KS_TIME = 0, KS_ENERGY } ks_objective;
+
+typedef struct ks_problem {
+    int64_t a, b, c, d; /* the pattern, each >= 1 */
+    int64_t batch;      /* >= 1 */
+    ks_type type;       /* of X, K and Y; sums are taken in float32 at least */
+    ks_layout layout;
+    ks_math math;
+} ks_problem;
+
+/* KS_OK when every size is >= 1, every enum known, and all byte counts fit 63 bits; else a message naming the
+ * field and its value. */
+KS_API ks_status ks_problem_check(const ks_problem *problem);
+
+/* Sizes of a valid problem. bytes = sizeof(type) * (batch*a*d*(b+c) + a*b*c*d); flops = 2*batch*a*b*c*d. */
+KS_API size_t ks_type_bytes(ks_type type);
+KS_API int64_t ks_x_count(const ks_problem *problem); /* elements of X: batch*a*c*d */
+KS_API int64_t ks_k_count(const ks_problem *problem); /* elements of K: a*b*c*d */
+KS_API int64_t ks_y_count(const ks_problem *problem); /* elements of Y: batch*a*b*d */
+KS_API double ks_problem_bytes(const ks_problem *problem);
+KS_API double ks_problem_flops(const ks_problem *problem);
+
+/* "f32", "first", ... as the command and the CSV files write them; static storage, NULL for unknown values. */
+KS_API const char *ks_type_name(ks_type type);
+KS_API const char *ks_layout_name(ks_layout layout);
+KS_API const char *ks_math_name(ks_math math);
+KS_API const char *ks_family_name(ks_family family);
+KS_API const char *ks_objective_name(ks_objective objective);
+
+/* The way back; KS_ERR_PARSE names the text and the valid values. "A,B,C,D" fills problem's a, b, c, d. */
+KS_API ks_status ks_type_parse(const char *text, ks_type *type);
+KS_API ks_status ks_layout_parse(const char *text, ks_layout *layout);
+KS_API ks_status ks_math_parse(const char *text, ks_math *math);
+KS_API ks_status ks_objective_parse(const char *text, ks_objective *objective);
+KS_API ks_status ks_pattern_parse(const char *text, ks_problem *problem);
+
+/* Weights. Every kernel reads K in block order: (a, d, b, c) row-major, that is a*d dense b x c blocks one after
+ * the other. PyTorch code and the paper write (a, b, c, d) row-major. Both functions copy, on the host;
+ * source and destination hold ks_k_count elements of problem->type and must not overlap. */
+KS_API ks_status ks_weights_to_block(const ks_problem *problem, const void *abcd, void *block);
+KS_API ks_status ks_weights_from_block(const ks_problem *problem, const void *block, void *abcd);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Context
+ * ------------------------------------------------------------------------------------------------- */
+
+typedef struct ks_context ks_context;
+
+enum { KS_MEASURE = 1u << 0 }; /* options.flags: a problem never measured here is measured at its first use */
+
+typedef struct ks_options {
+    const char *device;      /* "cpu" (default, also NULL), or the name of a device in the store or the
+                                      seeds: then the context advises for it and cannot multiply */
+    const char *store;       /* the store's file; NULL: $KSAUTO_DB, else $XDG_DATA_HOME/ksauto/ksauto.db,
+                                      else ~/.local/share/ksauto/ksauto.db; "": no store, seeds only */
+    unsigned flags;          /* KS_MEASURE or 0 */
+    ks_objective objective;  /* what to minimise */
+    double measure_budget_s; /* longest that KS_MEASURE may hold up one call; 0: 0.1 s */
+} ks_options;
+
+/* Opens a context; options may be NULL, and zeroed fields mean the defaults. The store is read here, once.
+ * Trouble with the store is never an error here: the context then runs on the shipped seeds or the built-in cost
+ * model, and ks_store_status says why. Fails with KS_ERR_DEVICE (unknown device, named) or KS_ERR_MEMORY;
+ * *ctx is then NULL. */
+KS_API ks_status ks_open(ks_context **ctx, const ks_options *options);
+
+/* Closes a context and frees what it owns; NULL is allowed. */
+KS_API void ks_close(ks_context *ctx);
+
+/* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). */
+KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Multiplying
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Y = X * transpose(K) by the path and kernel predicted fastest.
+ *
+ * x: ks_x_count elements, k: ks_k_count elements in block order, y: ks_y_count elements, all of problem->type, in
+ * memory the context's device reads (host memory for "cpu"), at any alignment. y must not overlap x or k; it is
+ * written in full and never read. NaN and Inf pass through as arithmetic says. stream: a cudaStream_t for CUDA
+ * devices, ignored by the CPU. After a failure y's content is unspecified.
+ *
+ * A decision costs <= 10 us for a new problem and <= 100 ns from then on; it neither locks, allocates nor reads
+ * files. Kernels that need workspace take it from the context, which keeps it for the next call; where it cannot
+ * be had, a kernel that needs none runs instead.
+ *
+ * Returns KS_OK, KS_ERR_ARGUMENT, KS_ERR_OVERFLOW, KS_ERR_UNSUPPORTED or KS_ERR_DEVICE. */
+KS_API ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *problem, const void *x, const void *k, void *y,
+                                void *stream);
+
+/* The same by a path of the caller's: "auto", "fused", "bmm" (the fastest kernel of that family), or a kernel's name
+ * such as "bmm.cpu.permute". Also KS_ERR_MEMORY, since a named kernel has no substitute. */
+KS_API ks_status ks_matmul(ks_context *ctx, const ks_problem *problem, const char *path, const void *x, const void *k,
+                           void *y, void *stream);
+
+/* How much workspace ks_matmul would take from the context for this problem and path. */
+KS_API ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *problem, const char *path, size_t *bytes);
+
+/* Makes the context hold that much workspace now, so that no later call allocates. */
+KS_API ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Advice
+ * ------------------------------------------------------------------------------------------------- */
+
+/* The rung of the ladder a decision stands on, best first. */
+typedef enum ks_source {
+    KS_FROM_MEASUREMENT = 0, /* this very problem was measured on this device, and the winner is significant */
+    KS_FROM_MODEL,           /* predicted by a model fitted to measurements of this device */
+    KS_FROM_SEEDS,           /* predicted by the shipped model of this device, or of the nearest one */
+    KS_FROM_COST_MODEL,      /* predicted from bytes, flops and launches alone */
+    KS_NSOURCES
+} ks_source;
+
+KS_API const char *ks_source_name(ks_source source); /* "measurement", "model", "seeds", "cost-model" */
+
+enum { KS_MAX_CANDIDATES = 16, KS_NAME_BYTES = 64, KS_DEVICE_BYTES = 128 };
+
+typedef struct ks_candidate {
+    char kernel[KS_NAME_BYTES];
+    ks_family family;
+    double time_s;               /* predicted (or measured) time of one product */
+    double time_lo_s, time_hi_s; /* 80 % interval */
+} ks_candidate;
+
+typedef struct ks_advice {
+    ks_problem problem;
+    char device[KS_DEVICE_BYTES];
+    ks_objective objective; /* with KS_ENERGY every time_s below is joules */
+    ks_family path;
+    char kernel[KS_NAME_BYTES];
+    ks_source source;
+    char source_device[KS_DEVICE_BYTES]; /* whose measurements were used; "" for the cost model */
+    int candidate_count;                 /* fastest first */
+    ks_candidate candidates[KS_MAX_CANDIDATES];
+    double p_fused_faster;  /* probability that the best fused kernel beats the best bmm kernel */
+    double expected_regret; /* expected time over the best kernel's time, minus 1 */
+    double roofline_s;      /* max(bytes / copy rate, flops / GEMM rate of the type) */
+    double dense_s;         /* the roofline time of the dense matrix of the same shape */
+} ks_advice;
+
+/* What ks_auto_matmul would take for this problem, and why. Touches no array. */
+KS_API ks_status ks_advise(ks_context *ctx, const ks_problem *problem, ks_advice *advice);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Measuring and calibrating
+ * ------------------------------------------------------------------------------------------------- */
+
+/* One measurement: one problem, one kernel, one device. */
+typedef struct ks_measurement {
+    ks_problem problem;
+    char device[KS_DEVICE_BYTES];
+    char kernel[KS_NAME_BYTES];
+    unsigned kernel_version;
+    ks_family family;
+    ks_status status; /* KS_OK, or why there is no usable time (then time_s is NaN) */
+    char reason[96];  /* why it failed, was quarantined, or why sampling stopped */
+    double time_s;    /* median of the samples */
+    double spread;    /* half the interquartile range over the median */
+    double energy_j;  /* of one product; NaN if not read */
+    int samples;
+    double measured_at_s; /* seconds since 1970, UTC */
+} ks_measurement;
+
+typedef struct ks_progress {
+    const char *phase; /* "rates", "measure", "fit", "accept" */
+    int measured;      /* problems measured in this run */
+    int stored;        /* problems the store holds for this device and type */
+    double elapsed_s, left_s;
+    double
+        expected_regret; /* mean over the design's candidates, as the model sees it now; NaN before the first fit */
+} ks_progress;
+
+typedef struct ks_regret {
+    int problems;
+    double mean, median, p95, max;
+} ks_regret;
+
+/* Regret on fresh problems that no fit has seen, for one type and layout. */
+typedef struct ks_acceptance {
+    ks_type type;
+    ks_layout layout;
+    ks_regret advisor, always_fused, always_bmm, ratio; /* ratio: fused iff (b+c)/(bc) >= its best threshold */
+    double ratio_threshold;
+    double agreement; /* share of problems where the advisor took the very best kernel */
+    int measured;     /* problems the model was fitted on */
+} ks_acceptance;
+
+typedef struct ks_calibrate_options {
+    const char *device, *store;                        /* as in ks_options */
+    double budget_s;                                   /* 0: 60 s */
+    double target_regret;                              /* stop early at this expected regret; 0: use the budget */
+    unsigned types;                                    /* bit 1u << ks_type; 0: KS_F32 alone */
+    unsigned layouts;                                  /* bit 1u << ks_layout; 0: both */
+    uint64_t seed;                                     /* of the acceptance problems; 0: from the clock */
+    bool (*progress)(void *user, const ks_progress *); /* false stops the run: all that was measured is kept */
+    void *user;
+} ks_calibrate_options;
+
+typedef struct ks_calibrate_report {
+    char device[KS_DEVICE_BYTES];
+    double elapsed_s, copy_bytes_per_s, gemm_flops_per_s[KS_NTYPES];
+    int measured;
+    int count; /* of entries below */
+    ks_acceptance acceptance[KS_NTYPES * KS_NLAYOUTS];
+} ks_calibrate_report;
+
+/* Measures on the device, stores every measurement as it is made, fits, and reports regret on fresh problems. Goes
+ * on from what the store holds. In libksauto_calib. KS_ERR_STORE if nothing can be stored; KS_ERR_INTERRUPTED if
+ * progress returned false (what was measured is stored). A context must be opened anew to see the result. */
+KS_API ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report *report);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,36 @@
+/* Device facts: what is known of a machine without timing anything, and the two measured rates that its roofline
+ * stands on. A device is identified by its name; for the CPU that name carries the number of threads, because
+ * timings taken with another number are another device's. */
+#ifndef KS_DEVICE_H
+#define KS_DEVICE_H
+
+#include "ksauto.h"
+
+typedef enum ks_backend { KS_CPU = 0, KS_CUDA } ks_backend;
+
+typedef struct ks_device {
+    ks_backend backend;
+    int index;                  /* of a CUDA device; 0 for the CPU */
+    char name[KS_DEVICE_BYTES]; /* "Intel(R) Xeon(R) Processor (2 threads)", "NVIDIA H100 80GB HBM3" */
+    char arch[32];              /* "avx512", "avx2", "portable"; "sm_90" */
+    int units;                  /* threads used; multiprocessors */
+    int64_t l1_bytes, l2_bytes, l3_bytes, memory_bytes;
+    char driver[64];                    /* kernel release; CUDA driver version */
+    char runtime[64];                   /* C library; CUDA runtime version */
+    char blas[96];                      /* "OpenBLAS 0.3.21 SkylakeX", "cuBLAS 13.0.0"; "" if there is none */
+    double copy_bytes_per_s;            /* measured, read + written; 0 until measured */
+    double gemm_flops_per_s[KS_NTYPES]; /* measured; 0 until measured */
+} ks_device;
+
+/* Fills in the facts of the CPU this process may use. Cannot fail: what cannot be found out is 0 or "". */
+void ks_device_cpu(ks_device *device);
+
+/* Rates good to a factor of a few, for a device nobody has measured yet; leaves measured ones alone. */
+void ks_device_assume_rates(ks_device *device);
+
+/* max(bytes / copy rate, flops / GEMM rate): section 1 of the design. Rates must not be 0. */
+double ks_roofline_s(const ks_device *device, const ks_problem *problem);
+/* The roofline time of the dense (a*b*d) x (a*c*d) product with the same batch. */
+double ks_dense_roofline_s(const ks_device *device, const ks_problem *problem);
+
+#endif

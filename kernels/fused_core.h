@@ -1,0 +1,47 @@
+/* What the fused CPU kernel's driver (fused_cpu.c) and its cores (fused_core.c, compiled once per instruction set and
+ * per type of sum) agree on: the shape of a task. */
+#ifndef KS_FUSED_CORE_H
+#define KS_FUSED_CORE_H
+
+#include "kernel.h"
+
+enum {
+    KS_FUSED_MAX_ROWS = 8, /* rows j of a register tile, at most */
+    KS_FUSED_MAX_VECS = 3, /* vectors of batch in a register tile, at most */
+    KS_FUSED_SLICE = 192   /* k's of one pass of the register tile: keeps its X slice in L1 */
+};
+
+/* One task computes Y for `ig` super-blocks from i0, `lg` neighbouring l's from l0 (lg = d where ig > 1), the batch
+ * [n0, n0 + n_task) and the rows [j0, j0 + j_task), in tiles of n_tile batch samples. Sizes at the edges are cut. */
+typedef struct ks_fused_plan {
+    int64_t n_tile, n_task;
+    int64_t ig, lg;
+    int64_t j_task, j_chunk; /* j_chunk rows of all blocks are held at once before they are written */
+    int64_t k_slab;          /* k's packed at once; all of c unless that is too much */
+    int64_t tasks_i, tasks_l, tasks_n, tasks_j;
+    bool stream;                      /* write Y past the caches */
+    size_t x_bytes, y_bytes, k_bytes; /* of a thread's packed X, of its output tile, of its widened weights */
+} ks_fused_plan;
+
+typedef struct ks_fused_job {
+    const ks_problem *problem;
+    const ks_fused_plan *plan;
+    const void *x, *k;
+    void *y;
+    char *scratch; /* threads * (x_bytes + y_bytes + k_bytes), 64-byte aligned */
+} ks_fused_job;
+
+typedef struct ks_fused_core {
+    const char *isa;
+    int lanes, rows; /* of a register tile: samples per vector, rows j */
+    void (*task)(void *job, int64_t index, int thread);
+} ks_fused_core;
+
+/* float32 sums for F32, F16 and BF16; float64 sums for F64. NULL where this build has no such core. */
+extern const ks_fused_core ks_fused_core_portable, ks_fused_core_portable_f64;
+#if defined(__x86_64__)
+extern const ks_fused_core ks_fused_core_avx2, ks_fused_core_avx2_f64;
+extern const ks_fused_core ks_fused_core_avx512, ks_fused_core_avx512_f64;
+#endif
+
+#endif

@@ -1,0 +1,149 @@
+/* fused.cpu: how a problem is cut into tasks for the core (fused_core.c), and what that costs.
+ *
+ * A task should (1) touch memory in runs of whole cache lines: hence groups of super-blocks where c*d is short, and of
+ * neighbouring l's; (2) keep its packed X and its output tile in L2, and find K there again for its next tile of the
+ * batch; (3) be one of enough tasks for every thread. The plan is a few divisions, so it is made anew in every call. */
+#include "fused_core.h"
+#include "error.h"
+#include "pool.h"
+#include "rows.h"
+
+enum { RUN_BYTES = 256, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
+
+/* Smallest problem that is worth waking the team for, by the time one thread would need, roughly. */
+static const double wide_bytes = 1e5, wide_flops = 1e6;
+
+/* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
+static const double stream_bytes = 2e6;
+
+static const ks_fused_core *core_for(ks_type type)
+{
+    const bool f64 = type == KS_F64;
+#if defined(__x86_64__)
+    if (ks_cpu_has_avx512()) return f64 ? &ks_fused_core_avx512_f64 : &ks_fused_core_avx512;
+    if (ks_cpu_has_avx2()) return f64 ? &ks_fused_core_avx2_f64 : &ks_fused_core_avx2;
+#endif
+    return f64 ? &ks_fused_core_portable_f64 : &ks_fused_core_portable;
+}
+
+static int64_t min(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+static int64_t round_up(int64_t a, int64_t b)
+{
+    return ceil_div(a, b) * b;
+}
+
+/* The largest multiple of `step` not above `most`, but at least step and at most all. */
+static int64_t fit(int64_t most, int64_t step, int64_t all)
+{
+    return min(all, max(step, most / step * step));
+}
+
+static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_plan *plan)
+{
+    const ks_fused_core *core = core_for(p->type);
+    const int64_t size = (int64_t)ks_type_bytes(p->type), real = p->type == KS_F64 ? 8 : 4;
+    const int64_t l2 = device->l2_bytes > 0 ? device->l2_bytes : 512 << 10;
+    const int64_t x_most = l2 / 2, y_most = l2 / 8, k_most = l2 / 2;
+
+    const int64_t vectors = ceil_div(p->batch, core->lanes);
+    plan->n_tile = ceil_div(vectors, ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
+    const int64_t row = plan->n_tile * real; /* bytes of one packed row */
+
+    /* How many elements must lie side by side for whole cache lines, and for runs that the prefetcher follows. */
+    const bool first = p->layout == KS_BATCH_FIRST;
+    const int64_t side = first ? size : size * min(p->batch, RUN_BYTES);
+    const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(RUN_BYTES, side);
+    const int64_t by_x = x_most / row / p->c, by_k = k_most / real / p->b / p->c;
+    int64_t lg = first ? min(by_x, by_k) : min(want, by_x);
+    plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
+    plan->ig = 1;
+    if (plan->lg == p->d) {
+        int64_t most = min(x_most / row / (p->c * p->d), y_most / row / (min(p->b, core->rows) * p->d));
+        plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
+    }
+    const int64_t blocks = plan->ig * plan->lg;
+    plan->k_slab = blocks * p->c * row <= x_most ? p->c : fit(x_most / row / blocks, KS_FUSED_SLICE, p->c);
+    plan->j_chunk = fit(y_most / row / blocks, core->rows, p->b);
+
+    plan->tasks_i = ceil_div(p->a, plan->ig);
+    plan->tasks_l = ceil_div(p->d, plan->lg);
+    const int64_t groups = plan->tasks_i * plan->tasks_l, tiles = ceil_div(p->batch, plan->n_tile);
+    const int64_t wanted = (int64_t)device->units * TASKS_PER_THREAD;
+    plan->n_task = ceil_div(tiles, min(tiles, ceil_div(wanted, groups))) * plan->n_tile;
+    plan->tasks_n = ceil_div(p->batch, plan->n_task);
+    const int64_t so_far = groups * plan->tasks_n;
+    const int64_t splits = so_far >= device->units ? 1 : ceil_div(device->units, so_far);
+    plan->j_task = min(p->b, round_up(ceil_div(p->b, splits), core->rows));
+    plan->j_chunk = min(plan->j_chunk, plan->j_task);
+    plan->tasks_j = ceil_div(p->b, plan->j_task);
+
+    plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
+    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * row, LINE_BYTES);
+    plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row, LINE_BYTES);
+    plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
+}
+
+static bool is_wide(const ks_problem *p)
+{
+    return ks_problem_bytes(p) > wide_bytes || ks_problem_flops(p) > wide_flops;
+}
+
+static bool supports(const ks_problem *problem, const ks_device *device)
+{
+    (void)problem;
+    return device->backend == KS_CPU;
+}
+
+static size_t workspace_bytes(const ks_problem *problem, const ks_device *device)
+{
+    ks_fused_plan plan;
+    plan_make(problem, device, &plan);
+    return (size_t)device->units * (plan.x_bytes + plan.y_bytes + plan.k_bytes);
+}
+
+static void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+{
+    ks_fused_plan plan;
+    plan_make(p, device, &plan);
+    const ks_fused_core *core = core_for(p->type);
+    const double size = (double)ks_type_bytes(p->type);
+    const double tasks = (double)(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j);
+    const double units = is_wide(p) ? (double)device->units : 1;
+    /* The last round of tasks leaves threads idle. */
+    const double rounds = (double)ceil_div((int64_t)tasks, (int64_t)units), idle = rounds * units / tasks;
+    const double tiles = (double)ceil_div(p->batch, plan.n_tile), blocks = (double)(p->a * p->d);
+    const double samples = tiles * (double)plan.n_tile;
+    const double height = (double)round_up(p->b, core->rows);
+    terms[KS_TERM_LAUNCH] = 1;
+    terms[KS_TERM_BYTES] = ks_problem_bytes(p) + (plan.stream ? 0 : (double)ks_y_count(p) * size);
+    terms[KS_TERM_FLOPS] = 2 * samples * blocks * height * (double)p->c * idle;
+    terms[KS_TERM_SHUFFLE] =
+        blocks * samples * (double)(p->b + p->c) * (p->layout == KS_BATCH_FIRST ? 1 : 0.25) * idle;
+    terms[KS_TERM_CALLS] =
+        tiles * blocks * height / core->rows * (double)ceil_div(p->c, KS_FUSED_SLICE) / units * idle;
+}
+
+static ks_status run(const ks_problem *p, const ks_run_args *args)
+{
+    ks_fused_plan plan;
+    plan_make(p, args->device, &plan);
+    ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
+    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, is_wide(p), core_for(p->type)->task, &job);
+    return KS_OK;
+}
+
+const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 1, supports, workspace_bytes, cost_terms, run};

@@ -1,0 +1,13 @@
+/* The rows of the kernel table, for table.c, and what the CPU's rows share. */
+#ifndef KS_ROWS_H
+#define KS_ROWS_H
+
+#include "kernel.h"
+
+extern const ks_kernel ks_ref_cpu, ks_fused_cpu, ks_bmm_cpu_permute, ks_bmm_cpu_strided;
+
+/* What this CPU and this operating system can run; false off x86-64. KSAUTO_ISA=portable|avx2|avx512 lowers it. */
+bool ks_cpu_has_avx2(void);
+bool ks_cpu_has_avx512(void);
+
+#endif

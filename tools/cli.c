@@ -1,0 +1,385 @@
+/* The command line's shared parts: messages, options, the two or three ways in which every subcommand starts.
+ *
+ * getopt_long does the parsing, silenced, because its own messages name neither the value nor what would be valid; what
+ * went wrong is worked out here from what it leaves behind. Values are read by the library's own parsers, so that the
+ * command accepts just what the CSV files and the API accept. Printing of quantities and JSON is in print.c. */
+#include "cli.h"
+
+#include "store.h"
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void say(const char *prefix, const char *command, const char *format, va_list args)
+{
+    fflush(stdout); /* keeps the order right where both streams are one file */
+    fprintf(stderr, "ksauto%s%s: %s", command ? " " : "", command ? command : "", prefix);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+}
+
+int cli_fail(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say("", NULL, format, args);
+    va_end(args);
+    return CLI_FAILED;
+}
+
+void cli_note(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say("note: ", NULL, format, args);
+    va_end(args);
+}
+
+int cli_misuse(const char *command, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    say("", command, format, args);
+    va_end(args);
+    fprintf(stderr, "Try 'ksauto%s%s --help'.\n", command ? " " : "", command ? command : "");
+    return CLI_MISUSED;
+}
+
+int cli_status(ks_status status)
+{
+    cli_fail("%s", ks_status_message(status));
+    return status == KS_ERR_ARGUMENT || status == KS_ERR_OVERFLOW || status == KS_ERR_PARSE ? CLI_MISUSED
+                                                                                            : CLI_FAILED;
+}
+
+/* ---- Reading values ---- */
+
+/* A plain decimal number at the start of text; *end is what follows. strtod alone would take "inf", "nan" and "0x1p3". */
+static bool read_decimal(const char *text, double *value, const char **end)
+{
+    size_t span = strspn(text, "0123456789.");
+    if (span == 0 || text[span] == 'x' || text[span] == 'X') return false;
+    char *stop;
+    errno = 0;
+    *value = strtod(text, &stop);
+    *end = stop;
+    return stop != text && errno == 0 && isfinite(*value);
+}
+
+static bool read_seconds(const char *text, double *seconds)
+{
+    static const struct {
+        const char *suffix;
+        double unit_s;
+    } units[] = {{"", 1}, {"s", 1}, {"ms", 1e-3}, {"m", 60}, {"min", 60}, {"h", 3600}};
+    double value;
+    const char *suffix;
+    if (!read_decimal(text, &value, &suffix) || !(value > 0)) return false;
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        if (strcmp(suffix, units[i].suffix) == 0) {
+            *seconds = value * units[i].unit_s;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A bare 1 is refused: whoever writes it means 1 % more often than 100 %. */
+static bool read_fraction(const char *text, double *fraction)
+{
+    double value;
+    const char *suffix;
+    if (!read_decimal(text, &value, &suffix)) return false;
+    if (strcmp(suffix, "%") == 0) {
+        *fraction = value / 100;
+        return *fraction <= 1;
+    }
+    *fraction = value;
+    return *suffix == '\0' && value < 1;
+}
+
+static bool read_integer(const char *text, int64_t *value)
+{
+    char *end;
+    if (*text < '0' || *text > '9') return false;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    *value = n;
+    return errno == 0 && *end == '\0' && n >= 1;
+}
+
+static bool read_types(const char *text, unsigned *types)
+{
+    if (strcmp(text, "all") == 0) {
+        *types = (1u << KS_NTYPES) - 1;
+        return true;
+    }
+    *types = 0;
+    while (true) {
+        char word[16];
+        ks_type type;
+        size_t length = strcspn(text, ",");
+        if (length >= sizeof word) return false;
+        memcpy(word, text, length);
+        word[length] = '\0';
+        if (ks_type_parse(word, &type) != KS_OK) return false;
+        *types |= 1u << type;
+        if (text[length] == '\0') return true;
+        text += length + 1;
+    }
+}
+
+static bool read_layouts(const char *text, unsigned *layouts)
+{
+    ks_layout layout;
+    if (strcmp(text, "both") == 0) {
+        *layouts = (1u << KS_NLAYOUTS) - 1;
+        return true;
+    }
+    if (ks_layout_parse(text, &layout) != KS_OK) return false;
+    *layouts = 1u << layout;
+    return true;
+}
+
+/* Stores text as the option's value; false if it is none. */
+static bool read_value(const cli_option *option, const char *text)
+{
+    switch (option->kind) {
+    case CLI_FLAG:
+        *(bool *)option->value = true;
+        return true;
+    case CLI_TEXT:
+        *(const char **)option->value = text;
+        return *text != '\0';
+    case CLI_INT:
+        return read_integer(text, option->value);
+    case CLI_SECONDS:
+        return read_seconds(text, option->value);
+    case CLI_FRACTION:
+        return read_fraction(text, option->value);
+    case CLI_TYPE:
+        return ks_type_parse(text, option->value) == KS_OK;
+    case CLI_TYPES:
+        return read_types(text, option->value);
+    case CLI_LAYOUT:
+        return ks_layout_parse(text, option->value) == KS_OK;
+    case CLI_LAYOUTS:
+        return read_layouts(text, option->value);
+    case CLI_MATH:
+        return ks_math_parse(text, option->value) == KS_OK;
+    case CLI_OBJECTIVE:
+        return ks_objective_parse(text, option->value) == KS_OK;
+    }
+    return false;
+}
+
+static const char *type_name(int value)
+{
+    return value < KS_NTYPES ? ks_type_name((ks_type)value) : NULL;
+}
+static const char *layout_name(int value)
+{
+    return value < KS_NLAYOUTS ? ks_layout_name((ks_layout)value) : NULL;
+}
+static const char *math_name(int value)
+{
+    return value <= KS_MATH_TF32 ? ks_math_name((ks_math)value) : NULL;
+}
+static const char *objective_name(int value)
+{
+    return value <= KS_ENERGY ? ks_objective_name((ks_objective)value) : NULL;
+}
+
+/* Appends, and cuts short rather than overflow. */
+static void append(char *text, size_t size, const char *more)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, "%s", more);
+}
+
+/* "f32, f16, bf16, f64" followed by `also`: the names come from the library, so that a new type needs no change here. */
+static const char *list_names(char *text, size_t size, const char *(*name)(int), const char *also)
+{
+    snprintf(text, size, "valid: ");
+    for (int i = 0; name(i) != NULL; i++) {
+        append(text, size, i ? ", " : "");
+        append(text, size, name(i));
+    }
+    append(text, size, also);
+    return text;
+}
+
+static const char *valid_values(cli_kind kind, char *text, size_t size)
+{
+    switch (kind) {
+    case CLI_TEXT:
+        return "must not be empty";
+    case CLI_INT:
+        return "must be a whole number from 1 to 9223372036854775807";
+    case CLI_SECONDS:
+        return "must be a time longer than 0 such as 60, 60s, 2m or 500ms";
+    case CLI_FRACTION:
+        return "must be a percentage such as 1%, or a fraction below 1 such as 0.01";
+    case CLI_TYPE:
+        return list_names(text, size, type_name, "");
+    case CLI_TYPES:
+        return list_names(text, size, type_name, ", several of them with commas between, or all");
+    case CLI_LAYOUT:
+        return list_names(text, size, layout_name, "");
+    case CLI_LAYOUTS:
+        return list_names(text, size, layout_name, ", both");
+    case CLI_MATH:
+        return list_names(text, size, math_name, "");
+    case CLI_OBJECTIVE:
+        return list_names(text, size, objective_name, "");
+    case CLI_FLAG:
+        break;
+    }
+    return "takes no value";
+}
+
+/* ---- Parsing ---- */
+
+static void print_usage(const char *synopsis, const char *about, const cli_option *options, int count)
+{
+    int width = 0;
+    for (int i = 0; i < count; i++) {
+        const char *metavar = options[i].metavar;
+        int length = (int)strlen(options[i].name) + (metavar ? 1 + (int)strlen(metavar) : 0);
+        if (length > width) width = length;
+    }
+    printf("Usage: %s\n\n%s\n\nOptions:\n", synopsis, about);
+    for (int i = 0; i < count; i++) {
+        const cli_option *o = &options[i];
+        int length = printf("  --%s%s%s", o->name, o->metavar ? " " : "", o->metavar ? o->metavar : "") - 4;
+        printf("%*s%s%s\n", width - length + 2, "", o->help, o->required ? " (required)" : "");
+    }
+}
+
+/* getopt_long says '?' for an unknown and for an ambiguous option alike: tells which it was, and what is valid. */
+static int tell_unknown(const char *command, const char *word, const cli_option *options, int count)
+{
+    char names[512] = "";
+    int matches = 0;
+    size_t length = strcspn(word, "=");
+    if (strncmp(word, "--", 2) == 0) {
+        for (int i = 0; i < count; i++) {
+            if (strncmp(options[i].name, word + 2, length - 2) != 0) continue;
+            append(names, sizeof names, matches++ ? ", --" : "--");
+            append(names, sizeof names, options[i].name);
+        }
+        if (matches > 1) return cli_misuse(command, "option %.*s is ambiguous: %s", (int)length, word, names);
+    }
+    names[0] = '\0';
+    for (int i = 0; i < count; i++) {
+        append(names, sizeof names, i ? ", --" : "--");
+        append(names, sizeof names, options[i].name);
+    }
+    return cli_misuse(command, "unknown option %.*s; valid: %s", (int)length, word, names);
+}
+
+int cli_parse(cli *c, const char *command, const char *synopsis, const char *about, const cli_option *options,
+              int argc, char **argv, int positional_min, int positional_max, char ***positional,
+              int *positional_count)
+{
+    bool help = false, seen[CLI_MAX_OPTIONS] = {false};
+    const cli_option common[] = {
+        {.name = "db", .kind = CLI_TEXT, .value = &c->store, .metavar = "FILE", .help = "the store of measurements"},
+        {.name = "json", .kind = CLI_FLAG, .value = &c->json, .help = "print one JSON object"},
+        {.name = "help", .kind = CLI_FLAG, .value = &help, .help = "print this and exit"},
+    };
+    cli_option all[CLI_MAX_OPTIONS];
+    struct option table[CLI_MAX_OPTIONS + 1] = {{0}};
+    int count = 0, found;
+
+    for (const cli_option *o = options; o && o->name; o++) all[count++] = *o;
+    for (size_t i = 0; i < sizeof common / sizeof *common; i++) all[count++] = common[i];
+    for (int i = 0; i < count; i++) {
+        int takes = all[i].kind == CLI_FLAG ? no_argument : required_argument;
+        table[i] = (struct option){all[i].name, takes, NULL, 256 + i};
+    }
+
+    optind = 0; /* glibc and musl: start afresh, since main has parsed its own part before */
+    opterr = 0;
+    const char *shorts = positional_max == CLI_REST ? "+:h" : ":h";
+    while ((found = getopt_long(argc, argv, shorts, table, NULL)) != -1) {
+        if (found == 'h') {
+            help = true;
+            continue;
+        }
+        if (found == ':') {
+            if (optopt < 256) return cli_misuse(command, "option -%c needs a value", optopt);
+            char valid[256];
+            const cli_option *o = &all[optopt - 256];
+            return cli_misuse(command, "option --%s needs a value: %s", o->name,
+                              valid_values(o->kind, valid, sizeof valid));
+        }
+        if (found == '?' && optopt >= 256)
+            return cli_misuse(command, "option --%s takes no value", all[optopt - 256].name);
+        if (found == '?' && optopt != 0) {
+            char word[] = {'-', (char)optopt, '\0'};
+            return tell_unknown(command, word, all, count);
+        }
+        if (found == '?') return tell_unknown(command, argv[optind - 1], all, count);
+        const cli_option *o = &all[found - 256];
+        if (!read_value(o, optarg)) {
+            char valid[256];
+            return cli_misuse(command, "--%s '%s': %s", o->name, optarg, valid_values(o->kind, valid, sizeof valid));
+        }
+        seen[found - 256] = true;
+    }
+    if (help) {
+        print_usage(synopsis, about, all, count);
+        return CLI_DONE;
+    }
+    int left = argc - optind;
+    if (positional_max != CLI_REST && left > positional_max)
+        return cli_misuse(command, "unexpected argument '%s'; usage: %s", argv[optind + positional_max], synopsis);
+    if (left < positional_min) return cli_misuse(command, "an argument is missing; usage: %s", synopsis);
+    for (int i = 0; i < count; i++) {
+        if (all[i].required && !seen[i])
+            return cli_misuse(command, "--%s %s is required", all[i].name, all[i].metavar ? all[i].metavar : "");
+    }
+    if (positional) *positional = argv + optind;
+    if (positional_count) *positional_count = left;
+    return CLI_GO_ON;
+}
+
+int cli_pattern(const char *command, const char *text, ks_problem *problem)
+{
+    ks_status status = ks_pattern_parse(text, problem);
+    return status == KS_OK ? CLI_GO_ON : cli_misuse(command, "%s", ks_status_message(status));
+}
+
+int cli_readable(const char *command, const char *what, const char *path)
+{
+    struct stat facts;
+    if (stat(path, &facts) == 0 && S_ISDIR(facts.st_mode))
+        return cli_misuse(command, "%s '%s': is a directory, not a file", what, path);
+    /* access and not open: opening a named pipe and closing it again would end its writer. */
+    if (access(path, R_OK) != 0) return cli_misuse(command, "%s '%s': %s", what, path, strerror(errno));
+    return CLI_GO_ON;
+}
+
+int cli_open(const cli *c, const char *command, const ks_options *options, ks_context **ctx)
+{
+    char path[4096];
+    const char *why = NULL;
+    ks_options with_store = *options;
+    with_store.store = c->store;
+    ks_status status = ks_open(ctx, &with_store);
+    if (status == KS_ERR_DEVICE)
+        return cli_misuse(command, "--device '%s': %s; valid: cpu, or a name that 'ksauto devices' lists",
+                          options->device ? options->device : "cpu", ks_status_message(status));
+    if (status != KS_OK) return cli_status(status);
+    /* No store yet is how everybody starts, so that says nothing; a store named or present that fails does. */
+    if (ks_store_status(*ctx, &why) != KS_OK &&
+        (c->store || (ks_store_path(NULL, path, sizeof path) == KS_OK && access(path, F_OK) == 0)))
+        cli_note("the store of measurements is not used: %s", why ? why : "no reason given");
+    return CLI_GO_ON;
+}

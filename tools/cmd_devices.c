@@ -1,0 +1,199 @@
+/* ksauto devices: this machine, the devices the store knows, and those that ship with the library. Any of their names
+ * may be given to advise --device; only "cpu" can also multiply. */
+#include "cli.h"
+
+#include "seeds.h"
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char synopsis[] = "ksauto [--db FILE] devices";
+static const char about[] = "Lists this machine's CPU, the devices in the store, and those that ship with the "
+                            "library: what --device may name.";
+
+typedef struct entry {
+    ks_device device;
+    int64_t measurements; /* negative: does not apply */
+    int models;
+} entry;
+
+typedef struct list {
+    entry *entries;
+    size_t count;
+    bool out_of_memory;
+} list;
+
+static entry *add(list *l, const ks_device *device)
+{
+    entry *grown = realloc(l->entries, (l->count + 1) * sizeof *grown);
+    if (!grown) {
+        l->out_of_memory = true;
+        return NULL;
+    }
+    l->entries = grown;
+    grown[l->count] = (entry){.device = *device, .measurements = -1};
+    return &grown[l->count++];
+}
+
+static bool visit_device(void *user, const ks_device *device)
+{
+    return add(user, device) != NULL;
+}
+
+static bool count_measurement(void *user, const ks_measurement *m)
+{
+    (void)m;
+    ++*(int64_t *)user;
+    return true;
+}
+
+static bool count_model(void *user, const ks_model_row *row)
+{
+    (void)row;
+    ++*(int *)user;
+    return true;
+}
+
+/* No store is no devices; a store that is there and cannot be read is a note, and no devices. */
+static void read_store(const cli *c, list *l)
+{
+    char path[4096];
+    ks_store *store = NULL;
+    ks_status status = ks_store_path(c->store, path, sizeof path);
+    if (status == KS_OK && !c->store && access(path, F_OK) != 0) return;
+    if (status == KS_OK) status = ks_store_open(&store, path, KS_STORE_READ);
+    if (status == KS_OK) status = ks_store_each_device(store, visit_device, l);
+    for (size_t i = 0; status == KS_OK && i < l->count; i++) {
+        entry *e = &l->entries[i];
+        ks_store_filter filter = {.device = e->device.name};
+        e->measurements = 0;
+        status = ks_store_each(store, &filter, count_measurement, &e->measurements);
+        if (status == KS_OK) status = ks_store_each_model(store, e->device.name, count_model, &e->models);
+    }
+    if (status != KS_OK) cli_note("the store of measurements is not used: %s", ks_status_message(status));
+    ks_store_close(store);
+}
+
+static void read_seeds(list *l)
+{
+    size_t count;
+    const ks_seed *seeds = ks_seeds(&count);
+    for (size_t i = 0; i < count; i++) {
+        ks_device device = {.index = 0};
+        int models = 0;
+        ks_status status = ks_seed_read(&seeds[i], &device, count_model, &models);
+        entry *e = status == KS_OK ? add(l, &device) : NULL;
+        if (e) e->models = models;
+        if (status != KS_OK) cli_note("seed %s: %s", seeds[i].name, ks_status_message(status));
+    }
+}
+
+static void add_text(cJSON *object, const char *name, const char *text)
+{
+    if (*text)
+        cJSON_AddStringToObject(object, name, text);
+    else
+        cJSON_AddNullToObject(object, name);
+}
+
+static cJSON *entry_json(const entry *e)
+{
+    const ks_device *device = &e->device;
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "name", device->name);
+    cJSON_AddStringToObject(object, "backend", device->backend == KS_CUDA ? "cuda" : "cpu");
+    add_text(object, "arch", device->arch);
+    cli_add_integer(object, "units", device->units);
+    cli_add_integer(object, "l1_bytes", device->l1_bytes);
+    cli_add_integer(object, "l2_bytes", device->l2_bytes);
+    cli_add_integer(object, "l3_bytes", device->l3_bytes);
+    cli_add_integer(object, "memory_bytes", device->memory_bytes);
+    add_text(object, "driver", device->driver);
+    add_text(object, "runtime", device->runtime);
+    add_text(object, "blas", device->blas);
+    cli_add_rates(object, device->copy_bytes_per_s, device->gemm_flops_per_s);
+    if (e->measurements >= 0) cli_add_integer(object, "measurements", e->measurements);
+    cli_add_integer(object, "models", e->models);
+    return object;
+}
+
+static cJSON *list_json(const list *l)
+{
+    cJSON *array = cJSON_CreateArray();
+    for (size_t i = 0; i < l->count; i++) cJSON_AddItemToArray(array, entry_json(&l->entries[i]));
+    return array;
+}
+
+static cli_text known(double rate, const char *unit)
+{
+    return rate > 0 ? cli_rate(rate, unit) : (cli_text){"-"};
+}
+
+static void print_entries(const char *where, const list *l, int width)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        const entry *e = &l->entries[i];
+        char measurements[24] = "-";
+        if (e->measurements >= 0) snprintf(measurements, sizeof measurements, "%" PRId64, e->measurements);
+        printf("%-5s  %-*s  %-8s  %5d  %9s  %12s  %12s  %6d\n", where, width, e->device.name,
+               *e->device.arch ? e->device.arch : "-", e->device.units, known(e->device.copy_bytes_per_s, "B/s").s,
+               known(e->device.gemm_flops_per_s[KS_F32], "FLOP/s").s, measurements, e->models);
+    }
+}
+
+static int widest(const list *l, int width)
+{
+    for (size_t i = 0; i < l->count; i++) {
+        int length = (int)strlen(l->entries[i].device.name);
+        if (length > width) width = length;
+    }
+    return width;
+}
+
+int cmd_devices(cli *c, int argc, char **argv)
+{
+    const cli_option options[] = {{0}};
+    ks_device cpu = {.index = 0};
+    list here = {0}, stored = {0}, seeds = {0};
+    int code = cli_parse(c, "devices", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
+    if (code != CLI_GO_ON) return code;
+
+    ks_device_cpu(&cpu);
+    read_store(c, &stored);
+    read_seeds(&seeds);
+    entry *self = add(&here, &cpu);
+    for (size_t i = 0; self && i < stored.count;
+         i++) { /* the rates of this machine are what calibrate stored for it */
+        const entry *e = &stored.entries[i];
+        if (strcmp(e->device.name, cpu.name) != 0) continue;
+        self->device.copy_bytes_per_s = e->device.copy_bytes_per_s;
+        memcpy(self->device.gemm_flops_per_s, e->device.gemm_flops_per_s, sizeof cpu.gemm_flops_per_s);
+        self->models = e->models;
+        self->measurements = e->measurements;
+    }
+    if (here.out_of_memory || stored.out_of_memory || seeds.out_of_memory) {
+        code = cli_fail("not enough memory for the list of devices");
+        goto done;
+    }
+    if (c->json) {
+        cJSON *object = cli_result_json();
+        cJSON_AddItemToObject(object, "here", list_json(&here));
+        cJSON_AddItemToObject(object, "store", list_json(&stored));
+        cJSON_AddItemToObject(object, "seeds", list_json(&seeds));
+        code = cli_print_json(object);
+        goto done;
+    }
+    int width = widest(&seeds, widest(&stored, widest(&here, 6)));
+    printf("%-5s  %-*s  %-8s  %5s  %9s  %12s  %12s  %6s\n", "where", width, "device", "arch", "units", "copy",
+           "GEMM f32", "measurements", "models");
+    print_entries("here", &here, width);
+    print_entries("store", &stored, width);
+    print_entries("seeds", &seeds, width);
+    code = CLI_DONE;
+done:
+    free(here.entries);
+    free(stored.entries);
+    free(seeds.entries);
+    return code;
+}
