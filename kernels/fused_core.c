@@ -13,36 +13,9 @@
  * Compiled once per instruction set (the vector's width follows the compiler's target) and, with KS_CORE_F64, once more
  * for float64 sums. Vectors are the compilers' vector extension; only transposes and half conversions name intrinsics. */
 #include "fused_core.h"
-#include "half.h"
-
-#if defined(__AVX512F__) || defined(__AVX2__)
-#    include <immintrin.h>
-#endif
-
-#ifdef KS_CORE_F64
-typedef double real;
-#else
-typedef float real;
-#endif
-
-#if defined(__AVX512F__)
-enum { VECTOR_BYTES = 64, ROWS = 8 };
-#    define ISA avx512
-#elif defined(__AVX2__)
-enum { VECTOR_BYTES = 32, ROWS = 4 };
-#    define ISA avx2
-#else
-enum { VECTOR_BYTES = 16, ROWS = 4 };
-#    define ISA portable
-#endif
-
-enum { LANES = VECTOR_BYTES / sizeof(real) };
-typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
-typedef real vec_u __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+#include "fused_vector.h"
 
 _Static_assert((int)ROWS <= (int)KS_FUSED_MAX_ROWS, "the driver sizes its tiles by KS_FUSED_MAX_ROWS");
-
-#define INLINE static inline __attribute__((always_inline))
 
 /* ---- the register tile -------------------------------------------------------------------------------------- */
 
@@ -84,195 +57,25 @@ typedef void tile_function(const real *k, int64_t ldk, const vec *x, int64_t cou
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)
 TILE_ROW(2)
-TILE_ROW(3) TILE_ROW(4)
+TILE_ROW(3)
+TILE_ROW(4)
 #if defined(__AVX512F__)
-    TILE_ROW(5) TILE_ROW(6) TILE_ROW(7) TILE_ROW(8)
+TILE_ROW(5)
+TILE_ROW(6)
+TILE_ROW(7)
+TILE_ROW(8)
 #endif
 
-        static tile_function *const tiles[ROWS][KS_FUSED_MAX_VECS] = {
-            {tile_1x1, tile_1x2, tile_1x3}, {tile_2x1, tile_2x2, tile_2x3},
-            {tile_3x1, tile_3x2, tile_3x3}, {tile_4x1, tile_4x2, tile_4x3},
+    static tile_function *const tiles[ROWS][KS_FUSED_MAX_VECS] = {
+        {tile_1x1, tile_1x2, tile_1x3}, {tile_2x1, tile_2x2, tile_2x3},
+        {tile_3x1, tile_3x2, tile_3x3}, {tile_4x1, tile_4x2, tile_4x3},
 #if defined(__AVX512F__)
-            {tile_5x1, tile_5x2, tile_5x3}, {tile_6x1, tile_6x2, tile_6x3},
-            {tile_7x1, tile_7x2, tile_7x3}, {tile_8x1, tile_8x2, tile_8x3},
+        {tile_5x1, tile_5x2, tile_5x3}, {tile_6x1, tile_6x2, tile_6x3},
+        {tile_7x1, tile_7x2, tile_7x3}, {tile_8x1, tile_8x2, tile_8x3},
 #endif
 };
 
-/* ---- elements of the problem's type <-> real ---------------------------------------------------------------- */
-
-INLINE real widen_one(ks_type type, const char *at)
-{
-    uint16_t half;
-    real value;
-    switch (type) {
-    case KS_F16:
-        memcpy(&half, at, 2);
-        return (real)ks_f16_to_f32(half);
-    case KS_BF16:
-        memcpy(&half, at, 2);
-        return (real)ks_bf16_to_f32(half);
-    default:
-        memcpy(&value, at, sizeof value);
-        return value;
-    }
-}
-
-INLINE void narrow_one(ks_type type, char *at, real value)
-{
-    uint16_t half;
-    switch (type) {
-    case KS_F16:
-        half = ks_f32_to_f16((float)value), memcpy(at, &half, 2);
-        break;
-    case KS_BF16:
-        half = ks_f32_to_bf16((float)value), memcpy(at, &half, 2);
-        break;
-    default:
-        memcpy(at, &value, sizeof value);
-        break;
-    }
-}
-
-/* LANES elements at any alignment. */
-INLINE vec widen(ks_type type, const char *at)
-{
-#if !defined(KS_CORE_F64) && defined(__AVX512F__)
-    if (type == KS_F16) return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)at));
-    if (type == KS_BF16)
-        return (vec)_mm512_castsi512_ps(
-            _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at)), 16));
-#elif !defined(KS_CORE_F64) && defined(__AVX2__)
-    if (type == KS_F16) return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at));
-    if (type == KS_BF16)
-        return (vec)_mm256_castsi256_ps(
-            _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at)), 16));
-#endif
-    if (type == KS_F32 || type == KS_F64) return *(const vec_u *)at;
-    vec value;
-    for (int i = 0; i < LANES; i++) value[i] = widen_one(type, at + 2 * i);
-    return value;
-}
-
-INLINE void narrow(ks_type type, char *at, vec value)
-{
-#if !defined(KS_CORE_F64) && (defined(__AVX512F__) || defined(__AVX2__))
-    if (type == KS_BF16) { /* ks_f32_to_bf16, a vector at a time */
-#    if defined(__AVX512F__)
-        __m512i bits = _mm512_castps_si512((__m512)value);
-        __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-        __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-        __mmask16 nan = _mm512_cmp_ps_mask((__m512)value, (__m512)value, _CMP_UNORD_Q);
-        rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-        _mm256_storeu_si256((__m256i *)at, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
-#    else
-        __m256i bits = _mm256_castps_si256((__m256)value);
-        __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-        __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-        __m256i nan = _mm256_castps_si256(_mm256_cmp_ps((__m256)value, (__m256)value, _CMP_UNORD_Q));
-        rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(bits, _mm256_set1_epi32(0x400000)), nan);
-        rounded = _mm256_srli_epi32(rounded, 16);
-        __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
-        _mm_storeu_si128((__m128i *)at, packed);
-#    endif
-        return;
-    }
-    if (type == KS_F16) {
-#    if defined(__AVX512F__)
-        _mm256_storeu_si256((__m256i *)at, _mm512_cvtps_ph((__m512)value, _MM_FROUND_TO_NEAREST_INT));
-#    else
-        _mm_storeu_si128((__m128i *)at, _mm256_cvtps_ph((__m256)value, _MM_FROUND_TO_NEAREST_INT));
-#    endif
-        return;
-    }
-#endif
-    if (type == KS_F32 || type == KS_F64)
-        *(vec_u *)at = value;
-    else
-        for (int i = 0; i < LANES; i++) narrow_one(type, at + 2 * i, value[i]);
-}
-
-/* A whole vector of F32 or F64, aligned, past the caches. */
-INLINE void stream(char *at, vec value)
-{
-#if defined(__AVX512F__)
-    _mm512_stream_si512((void *)at, (__m512i)value);
-#elif defined(__AVX2__)
-    _mm256_stream_si256((void *)at, (__m256i)value);
-#else
-    *(vec *)(void *)at = value;
-#endif
-}
-
-/* The first `count` <= LANES elements; the other lanes are 0. */
-INLINE vec widen_some(ks_type type, const char *at, int64_t count, size_t size)
-{
-    if (count >= LANES) return widen(type, at);
-    vec value = {0};
-    for (int64_t i = 0; i < count; i++) value[i] = widen_one(type, at + (size_t)i * size);
-    return value;
-}
-
-INLINE void narrow_some(ks_type type, char *at, vec value, int64_t count, size_t size)
-{
-    if (count >= LANES)
-        narrow(type, at, value);
-    else
-        for (int64_t i = 0; i < count; i++) narrow_one(type, at + (size_t)i * size, value[i]);
-}
-
-/* A LANES x LANES transpose in registers. */
-INLINE void transpose(vec m[LANES])
-{
-#if !defined(KS_CORE_F64) && defined(__AVX512F__)
-    __m512 t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps((__m512)m[i], (__m512)m[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps((__m512)m[i], (__m512)m[i + 1]);
-    }
-    __m512 u[16];
-    for (int i = 0; i < 16; i += 4) {
-        u[i] = (__m512)_mm512_unpacklo_pd((__m512d)t[i], (__m512d)t[i + 2]);
-        u[i + 1] = (__m512)_mm512_unpackhi_pd((__m512d)t[i], (__m512d)t[i + 2]);
-        u[i + 2] = (__m512)_mm512_unpacklo_pd((__m512d)t[i + 1], (__m512d)t[i + 3]);
-        u[i + 3] = (__m512)_mm512_unpackhi_pd((__m512d)t[i + 1], (__m512d)t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        t[i] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
-        t[i + 4] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
-        t[i + 8] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
-        t[i + 12] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 8; i++) {
-        m[i] = (vec)_mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
-        m[i + 8] = (vec)_mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
-    }
-#elif !defined(KS_CORE_F64) && defined(__AVX2__)
-    __m256 t[8], u[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps((__m256)m[i], (__m256)m[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps((__m256)m[i], (__m256)m[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        m[i] = (vec)_mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
-        m[i + 4] = (vec)_mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
-    }
-#else
-    for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < i; j++) {
-            real swap = m[i][j];
-            m[i][j] = m[j][i];
-            m[j][i] = swap;
-        }
-#endif
-}
-
-/* ---- one task ------------------------------------------------------------------------------------------------ */
+/* ---- pack and unpack ------------------------------------------------------------------------------------------ */
 
 /* A task's piece of the problem: blocks (i0.., l0..), samples n0.., after cutting at the edges. */
 typedef struct piece {
@@ -341,8 +144,7 @@ INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, 
                 vec m[LANES];
 #pragma GCC unroll 16
                 for (int s = 0; s < LANES; s++)
-                    m[s] = s < samples ? widen_some(type, from + (size_t)(s * sample) * t->size, count, t->size)
-                                       : (vec){0};
+                    m[s] = s < samples ? widen(type, from + (size_t)(s * sample) * t->size, count) : (vec){0};
                 transpose(m);
                 for (int q = 0; q < LANES && q < count; q++) {
                     *(vec *)(packed + packed_row(at, rows, t->lg) * t->stride + v) = m[q];
@@ -377,7 +179,7 @@ INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int6
                     for (int s = 0; s < LANES; s++) stream(to + (size_t)(s * sample) * t->size, m[s]);
                 else
                     for (int s = 0; s < LANES && s < samples; s++)
-                        narrow_some(type, to + (size_t)(s * sample) * t->size, m[s], count, t->size);
+                        narrow(type, to + (size_t)(s * sample) * t->size, m[s], count);
             }
         }
     }
@@ -393,7 +195,7 @@ INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, i
                 const char *from = x + (size_t)(row * p->batch + t->n0) * t->size;
                 real *to = packed + ((i * t->lg + l) * rows + q) * t->stride;
                 for (int64_t v = 0; v < t->stride; v += LANES)
-                    *(vec *)(to + v) = widen_some(type, from + (size_t)v * t->size, t->n - v, t->size);
+                    *(vec *)(to + v) = widen(type, from + (size_t)v * t->size, t->n - v);
             }
 }
 
@@ -412,14 +214,108 @@ INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64
                     if (past && t->n - v >= LANES)
                         stream(to + (size_t)v * t->size, value);
                     else
-                        narrow_some(type, to + (size_t)v * t->size, value, t->n - v, t->size);
+                        narrow(type, to + (size_t)v * t->size, value, t->n - v);
                 }
             }
 }
 
+/* ---- few samples: lanes along k ------------------------------------------------------------------------------- */
+
+/* With fewer samples than lanes the batch cannot fill a vector, and reading K is what takes the time. So here the lanes
+ * run along k, K is read once by whole vectors in its own type, and X is packed as [block][sample][c, padded with 0]. */
+enum { DOT_ROWS = 4, PREFETCH_LINES = 64 };
+
+INLINE int64_t dot_stride(const ks_problem *p)
+{
+    return (p->c + LANES - 1) / LANES * LANES;
+}
+
+INLINE void pack_dot(ks_type type, const piece *t, const char *x, real *packed)
+{
+    const ks_problem *p = t->p;
+    const int64_t stride = dot_stride(p);
+    const int64_t n_step = p->layout == KS_BATCH_FIRST ? p->a * p->c * p->d : 1;
+    const int64_t row_step = p->layout == KS_BATCH_FIRST ? 1 : p->batch;
+    for (int64_t i = 0; i < t->ig; i++)
+        for (int64_t s = 0; s < t->n; s++) {
+            real *to = packed + (i * t->lg * t->n + s) * stride;
+            for (int64_t l = 0; l < t->lg; l++)
+                for (int64_t q = p->c; q < stride; q++) to[l * t->n * stride + q] = 0;
+            for (int64_t q = 0; q < p->c; q++) {
+                const int64_t row = ((t->i0 + i) * p->c + q) * p->d + t->l0;
+                const char *from = x + (size_t)((t->n0 + s) * n_step + row * row_step) * t->size;
+                for (int64_t l = 0; l < t->lg; l++)
+                    to[l * t->n * stride + q] = widen_one(type, from + (size_t)(l * row_step) * t->size);
+            }
+        }
+}
+
+INLINE void dot_tile(ks_type type, const int rows, const int samples, const char *k, size_t ldk, const real *x,
+                     int64_t stride, int64_t count, size_t size, real *c, int64_t ldc)
+{
+    vec acc[DOT_ROWS][KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[r][s] = (vec){0};
+    for (int64_t q = 0; q < count; q += LANES) {
+        vec xv[KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) xv[s] = *(const vec *)(x + s * stride + q);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const vec kv = widen(type, k + (size_t)r * ldk + (size_t)q * size, count - q);
+#pragma GCC unroll 4
+            for (int s = 0; s < samples; s++) acc[r][s] += kv * xv[s];
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) c[r * ldc + s] = sum_lanes(acc[r][s]);
+}
+
+/* Rows [j, j + rows) of one block, all of c: [rows][stride lanes] of the output tile, samples in the first lanes. */
+INLINE void multiply_dot(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, const real *x,
+                         real *c)
+{
+    const size_t ldk = (size_t)t->p->c * t->size;
+    const int64_t xs = dot_stride(t->p), count = t->p->c;
+    for (int64_t r = 0; r < rows; r += DOT_ROWS) {
+        const char *k = k_block + (size_t)(j + r) * ldk;
+        const char *next = k + DOT_ROWS * ldk;
+        for (size_t line = 0; line < PREFETCH_LINES && line * 64 < DOT_ROWS * ldk; line++)
+            __builtin_prefetch(next + line * 64);
+        real *to = c + r * t->stride;
+        if (rows - r >= DOT_ROWS) {
+            switch (t->n) {
+            case 1:
+                dot_tile(type, DOT_ROWS, 1, k, ldk, x, xs, count, t->size, to, t->stride);
+                break;
+            case 2:
+                dot_tile(type, DOT_ROWS, 2, k, ldk, x, xs, count, t->size, to, t->stride);
+                break;
+            case 3:
+                dot_tile(type, DOT_ROWS, 3, k, ldk, x, xs, count, t->size, to, t->stride);
+                break;
+            default:
+                dot_tile(type, DOT_ROWS, 4, k, ldk, x, xs, count, t->size, to, t->stride);
+                break;
+            }
+            continue;
+        }
+        for (int64_t h = 0; h < rows - r; h++)
+            for (int64_t s = 0; s < t->n; s++)
+                dot_tile(type, 1, 1, k + (size_t)h * ldk, ldk, x + s * xs, xs, count, t->size, to + h * t->stride + s,
+                         1);
+    }
+}
+
+/* ---- one task ------------------------------------------------------------------------------------------------ */
+
 /* Rows [j, j + rows) of one block times the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
-                     int64_t count, const real *x, real *c, real *widened)
+                     int64_t count, const real *x, real *c, real *widened, bool prefetch)
 {
     const int vecs = (int)(t->stride / LANES);
     for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
@@ -429,13 +325,17 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
         for (int64_t r = 0; r < rows; r += ROWS) {
             const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
             const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
+            if (prefetch)
+                for (int h = 0; h < height; h++)
+                    for (size_t line = 0; line < (size_t)slice * t->size; line += 64)
+                        __builtin_prefetch(from + (size_t)((h + ROWS) * t->p->c) * t->size + line);
             const real *k = (const real *)(const void *)from;
             int64_t ldk = t->p->c;
             if (t->size != sizeof(real) || (uintptr_t)from % sizeof(real) != 0) {
                 for (int h = 0; h < height; h++)
                     for (int64_t q = 0; q < slice; q += LANES)
                         *(vec *)(widened + h * KS_FUSED_SLICE + q) =
-                            widen_some(type, from + (size_t)(h * t->p->c + q) * t->size, slice - q, t->size);
+                            widen(type, from + (size_t)(h * t->p->c + q) * t->size, slice - q);
                 k = widened, ldk = KS_FUSED_SLICE;
             }
             tiles[height - 1][vecs - 1](k, ldk, xs, slice, c + r * t->stride, t->stride, add);
@@ -469,7 +369,9 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
             for (int64_t k0 = 0; k0 < p->c; k0 += plan->k_slab) {
                 const int64_t count = p->c - k0 < plan->k_slab ? p->c - k0 : plan->k_slab;
                 if (packed_k0 != k0) {
-                    if (layout == KS_BATCH_FIRST)
+                    if (plan->dot)
+                        pack_dot(type, &t, job->x, x_tile);
+                    else if (layout == KS_BATCH_FIRST)
                         pack_first(type, &t, job->x, k0, count, x_tile);
                     else
                         pack_last(type, &t, job->x, k0, count, x_tile);
@@ -478,8 +380,12 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                 for (int64_t g = 0; g < t.ig * t.lg; g++) {
                     const int64_t block = (t.i0 + g / t.lg) * p->d + t.l0 + g % t.lg;
                     const char *k_block = (const char *)job->k + (size_t)(block * p->b * p->c) * t.size;
-                    multiply(type, &t, k_block, j0, rows, k0, count, x_tile + g * count * t.stride,
-                             y_tile + g * rows * t.stride, widened);
+                    real *to = y_tile + g * rows * t.stride;
+                    if (plan->dot)
+                        multiply_dot(type, &t, k_block, j0, rows, x_tile + g * t.n * dot_stride(p), to);
+                    else
+                        multiply(type, &t, k_block, j0, rows, k0, count, x_tile + g * count * t.stride, to, widened,
+                                 plan->prefetch_k);
                 }
             }
             if (layout == KS_BATCH_FIRST)

@@ -6,9 +6,10 @@
 #include "kernel.h"
 
 enum {
-    KS_FUSED_MAX_ROWS = 8, /* rows j of a register tile, at most */
-    KS_FUSED_MAX_VECS = 3, /* vectors of batch in a register tile, at most */
-    KS_FUSED_SLICE = 192   /* k's of one pass of the register tile: keeps its X slice in L1 */
+    KS_FUSED_MAX_ROWS = 8,    /* rows j of a register tile, at most */
+    KS_FUSED_MAX_VECS = 3,    /* vectors of batch in a register tile, at most */
+    KS_FUSED_DOT_SAMPLES = 4, /* samples of a dot tile (lanes along k), at most */
+    KS_FUSED_SLICE = 192      /* k's of one pass of the register tile: keeps its X slice in L1 */
 };
 
 /* One task computes Y for `ig` super-blocks from i0, `lg` neighbouring l's from l0 (lg = d where ig > 1), the batch
@@ -19,6 +20,8 @@ typedef struct ks_fused_plan {
     int64_t j_task, j_chunk; /* j_chunk rows of all blocks are held at once before they are written */
     int64_t k_slab;          /* k's packed at once; all of c unless that is too much */
     int64_t tasks_i, tasks_l, tasks_n, tasks_j;
+    bool dot;                         /* few samples: lanes along k; then k_slab is c */
+    bool prefetch_k;                  /* K will not be found in cache */
     bool stream;                      /* write Y past the caches */
     size_t x_bytes, y_bytes, k_bytes; /* of a thread's packed X, of its output tile, of its widened weights */
 } ks_fused_plan;

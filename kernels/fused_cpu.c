@@ -61,22 +61,24 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
 
     const int64_t vectors = ceil_div(p->batch, core->lanes);
     plan->n_tile = ceil_div(vectors, ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
-    const int64_t row = plan->n_tile * real; /* bytes of one packed row */
+    plan->dot = p->batch <= KS_FUSED_DOT_SAMPLES && p->c >= core->lanes / 2 && p->c * p->batch * real <= x_most / 2;
+    /* Bytes of one packed row, of X and of Y. In dot tiles X is not spread over lanes, but padded along c (to < 2c). */
+    const int64_t row = plan->n_tile * real, x_row = plan->dot ? 2 * p->batch * real : row;
 
     /* How many elements must lie side by side for whole cache lines, and for runs that the prefetcher follows. */
     const bool first = p->layout == KS_BATCH_FIRST;
     const int64_t side = first ? size : size * min(p->batch, RUN_BYTES);
     const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(RUN_BYTES, side);
-    const int64_t by_x = x_most / row / p->c, by_k = k_most / real / p->b / p->c;
+    const int64_t by_x = x_most / x_row / p->c, by_k = k_most / real / p->b / p->c;
     int64_t lg = first ? min(by_x, by_k) : min(want, by_x);
     plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
     plan->ig = 1;
     if (plan->lg == p->d) {
-        int64_t most = min(x_most / row / (p->c * p->d), y_most / row / (min(p->b, core->rows) * p->d));
+        int64_t most = min(x_most / x_row / (p->c * p->d), y_most / row / (min(p->b, core->rows) * p->d));
         plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
-    plan->k_slab = blocks * p->c * row <= x_most ? p->c : fit(x_most / row / blocks, KS_FUSED_SLICE, p->c);
+    plan->k_slab = blocks * p->c * x_row <= x_most ? p->c : fit(x_most / x_row / blocks, KS_FUSED_SLICE, p->c);
     plan->j_chunk = fit(y_most / row / blocks, core->rows, p->b);
 
     plan->tasks_i = ceil_div(p->a, plan->ig);
@@ -91,8 +93,9 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->j_chunk = min(plan->j_chunk, plan->j_task);
     plan->tasks_j = ceil_div(p->b, plan->j_task);
 
+    plan->prefetch_k = plan->n_task <= 2 * plan->n_tile;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
-    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * row, LINE_BYTES);
+    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * x_row, LINE_BYTES);
     plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
 }
