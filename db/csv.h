@@ -1,7 +1,9 @@
 /* CSV in and out: the store's own table, the paper's table, and panels of problems.
  *
  * Own format: a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,energy_j,samples,status (header required, columns
- * found by name in any order, further columns ignored; status is ks_status_name's word, "KS_OK" or empty for good).
+ * found by name in any order, further columns ignored; status is ks_status_name's word, "KS_OK" or empty for good). Those
+ * up to time_s must be there. Behind them are written, and read where present: math,kernel_version,spread,reason,
+ * measured_at_s. A cell without a value is empty; a row with status KS_OK has time_s or energy_j.
  * The paper's (ksmm): pattern,batch-size,algo,bs_position,precision,device_name,median,nruns; pattern is "[[a, b, c, d]]",
  * quoted; `kernel` is fused, `monarch` and `bmm` are bmm, other algos are kept with family KS_REFERENCE and never chosen;
  * median is seconds, or millijoules for nruns products when read as energy (then energy_j = median / 1000 / nruns).

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 ks_status ks_store_path(const char *explicit_path, char *path, size_t size)
 {
@@ -75,8 +76,8 @@ static ks_status make_directories(const char *path)
         if (mkdir(copy, 0777) != 0) {
             int reason = errno;
             if (stat(copy, &facts) != 0) {
-                status = ks_fail(KS_ERR_STORE, "store %s: cannot make the directory %s: %s", path, copy,
-                                 strerror(reason));
+                status =
+                    ks_fail(KS_ERR_STORE, "store %s: cannot make the directory %s: %s", path, copy, strerror(reason));
                 break;
             }
             if (!S_ISDIR(facts.st_mode)) {
@@ -90,26 +91,28 @@ static ks_status make_directories(const char *path)
     return status;
 }
 
+static void directory_of(const char *path, char *out, size_t size)
+{
+    const char *slash = strrchr(path, '/');
+    if (!slash)
+        snprintf(out, size, ".");
+    else
+        snprintf(out, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+}
+
 static bool is_on_network(const char *path)
 {
     struct statfs facts;
     char directory[4096];
-    const char *slash = strrchr(path, '/');
-    if (statfs(path, &facts) == 0) return ks_place_type_is_network((uint64_t)facts.f_type);
-    if (!slash)
-        snprintf(directory, sizeof directory, ".");
-    else
-        snprintf(directory, sizeof directory, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    directory_of(path, directory, sizeof directory);
     /* unknown: take the careful mode */
-    return statfs(directory, &facts) != 0 || ks_place_type_is_network((uint64_t)facts.f_type);
+    if (statfs(path, &facts) != 0 && statfs(directory, &facts) != 0) return true;
+    return ks_place_type_is_network((uint64_t)facts.f_type);
 }
 
 static const char *kind_name(mode_t mode)
 {
-    return S_ISDIR(mode)    ? "a directory"
-           : S_ISFIFO(mode) ? "a FIFO"
-           : S_ISSOCK(mode) ? "a socket"
-                            : "a device";
+    return S_ISDIR(mode) ? "a directory" : S_ISFIFO(mode) ? "a FIFO" : S_ISSOCK(mode) ? "a socket" : "a device";
 }
 
 ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network)
@@ -124,8 +127,17 @@ ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network)
             return ks_fail(KS_ERR_STORE, "store %s: is %s, not a file", path, kind_name(facts.st_mode));
         if (mode == KS_STORE_READ && facts.st_size == 0)
             return ks_fail(KS_ERR_STORE, "store %s: is empty (0 bytes)", path);
+        /* SQLite takes a file of one byte for an empty one and would write over it */
+        if (facts.st_size > 0 && facts.st_size < 100)
+            return ks_fail(KS_ERR_STORE, "store %s: not a ksauto store but %lld bytes of something", path,
+                           (long long)facts.st_size);
     } else if (mode == KS_STORE_READ || errno != ENOENT) {
         return ks_fail(KS_ERR_STORE, "store %s: %s", path, strerror(errno));
+    } else {
+        char directory[4096];
+        directory_of(path, directory, sizeof directory);
+        if (eaccess(directory, W_OK | X_OK) != 0) /* SQLite reports the reason of a second attempt */
+            return ks_fail(KS_ERR_STORE, "store %s: cannot be made in %s: %s", path, directory, strerror(errno));
     }
     *network = is_on_network(path);
     return KS_OK;

@@ -1,5 +1,5 @@
 /* The store's connection: opening, refusing, migrating, and SQLite wrapped into statements and statuses (sql.h).
- * rows.c says what is in the tables; this is the only file of the project that includes sqlite3.h.
+ * measurements.c and devices.c say what is in the tables; this is the only file of the project that includes sqlite3.h.
  *
  * Opening is where the promises are kept. A file that is not ours must come out byte for byte as it went in, and
  * SQLite alone cannot promise that: reading a database rolls back its hot journal, closing one checkpoints its
@@ -18,6 +18,7 @@
 
 #include <math.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -131,9 +132,10 @@ ks_status ks_sql_step(ks_sql *sql, bool *row)
     int code = sql->trouble == SQLITE_OK ? sqlite3_step(sql->handle) : sql->trouble;
     *row = code == SQLITE_ROW;
     if (code == SQLITE_ROW) return KS_OK;
-    ks_status status = code == SQLITE_DONE ? KS_OK
-                                           : fail_code(sql->store, code,
-                                                       sqlite3_stmt_readonly(sql->handle) ? "read it" : "write to it");
+    ks_status status =
+        code == SQLITE_DONE
+            ? KS_OK
+            : fail_code(sql->store, code, sqlite3_stmt_readonly(sql->handle) ? "read it" : "write to it");
     sqlite3_reset(sql->handle);
     sql->trouble = SQLITE_OK;
     return status;
@@ -191,7 +193,8 @@ const void *ks_sql_blob(const ks_sql *sql, int column, size_t *bytes)
 ks_status ks_sql_exec(ks_store *store, const char *text)
 {
     int code = sqlite3_exec(store->db, text, NULL, NULL, NULL);
-    return code == SQLITE_OK ? KS_OK : fail_code(store, code, store->mode == KS_STORE_READ ? "read it" : "write to it");
+    return code == SQLITE_OK ? KS_OK
+                             : fail_code(store, code, store->mode == KS_STORE_READ ? "read it" : "write to it");
 }
 
 ks_status ks_sql_one_int(ks_store *store, const char *text, int64_t *out)
@@ -257,7 +260,8 @@ static ks_status connect_to(ks_store *store, int flags, bool immutable)
         sprintf(name, "%s%s", *store->path == '/' ? "" : "./", store->path);
     if (!name) return ks_fail(KS_ERR_MEMORY, "store %s: out of memory", store->path);
 
-    int code = sqlite3_open_v2(name, &store->db, flags | SQLITE_OPEN_NOMUTEX | (immutable ? SQLITE_OPEN_URI : 0), NULL);
+    int code =
+        sqlite3_open_v2(name, &store->db, flags | SQLITE_OPEN_NOMUTEX | (immutable ? SQLITE_OPEN_URI : 0), NULL);
     free(name);
     if (code != SQLITE_OK) return fail_code(store, code, "open it");
     sqlite3_extended_result_codes(store->db, 1);

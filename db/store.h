@@ -31,7 +31,8 @@ ks_status ks_store_get_device(ks_store *store, const char *name, ks_device *devi
 ks_status ks_store_each_device(ks_store *store, bool (*visit)(void *user, const ks_device *), void *user);
 
 /* Adds one measurement and commits it. raw (may be NULL) are m->samples sample times in seconds. A device that is not
- * in the store yet is added by name alone. */
+ * in the store yet is added by name alone. measured_at_s 0 means now. A row equal in every field, time of day included, to
+ * one already there is the same measurement and is not doubled. */
 ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw);
 
 /* What to read; zeroed fields select everything. */
@@ -42,7 +43,8 @@ typedef struct ks_store_filter {
     bool usable;        /* only rows with status KS_OK */
 } ks_store_filter;
 
-/* Visits measurements in the order they were added; a visitor that returns false ends the walk (still KS_OK). */
+/* Visits measurements in the order they were added; a visitor that returns false ends the walk (still KS_OK). Visitors,
+ * here and below, must not write to the same store. */
 ks_status ks_store_each(ks_store *store, const ks_store_filter *filter,
                         bool (*visit)(void *user, const ks_measurement *), void *user);
 

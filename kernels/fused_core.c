@@ -66,12 +66,12 @@ TILE_ROW(7)
 TILE_ROW(8)
 #endif
 
-    static tile_function *const tiles[ROWS][KS_FUSED_MAX_VECS] = {
-        {tile_1x1, tile_1x2, tile_1x3}, {tile_2x1, tile_2x2, tile_2x3},
-        {tile_3x1, tile_3x2, tile_3x3}, {tile_4x1, tile_4x2, tile_4x3},
+static tile_function *const tiles[ROWS][KS_FUSED_MAX_VECS] = {
+    {tile_1x1, tile_1x2, tile_1x3}, {tile_2x1, tile_2x2, tile_2x3},
+    {tile_3x1, tile_3x2, tile_3x3}, {tile_4x1, tile_4x2, tile_4x3},
 #if defined(__AVX512F__)
-        {tile_5x1, tile_5x2, tile_5x3}, {tile_6x1, tile_6x2, tile_6x3},
-        {tile_7x1, tile_7x2, tile_7x3}, {tile_8x1, tile_8x2, tile_8x3},
+    {tile_5x1, tile_5x2, tile_5x3}, {tile_6x1, tile_6x2, tile_6x3},
+    {tile_7x1, tile_7x2, tile_7x3}, {tile_8x1, tile_8x2, tile_8x3},
 #endif
 };
 
@@ -427,12 +427,22 @@ static void task(void *arg, int64_t index, int thread)
     }
 }
 
+static void copy(char *to, const char *from, size_t bytes)
+{
+    size_t i = 0;
+    for (; i + VECTOR_BYTES <= bytes; i += VECTOR_BYTES) stream(to + i, *(const vec_u *)(from + i));
+    memcpy(to + i, from + i, bytes - i);
+#if defined(__AVX2__)
+    _mm_sfence();
+#endif
+}
+
 #define NAME3(isa, suffix) ks_fused_core_##isa##suffix
 #define NAME2(isa, suffix) NAME3(isa, suffix)
 #define TEXT2(isa)         #isa
 #define TEXT(isa)          TEXT2(isa)
 #ifdef KS_CORE_F64
-const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task};
+const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task, copy};
 #else
-const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task};
+const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task, copy};
 #endif

@@ -38,7 +38,11 @@ typedef struct ks_fused_core {
     const char *isa;
     int lanes, rows; /* of a register tile: samples per vector, rows j */
     void (*task)(void *job, int64_t index, int thread);
+    void (*copy)(char *to, const char *from, size_t bytes); /* past the caches; `to` aligned to 64 */
 } ks_fused_core;
+
+/* The best core's copy: what the machine's copy rate is measured with. */
+void ks_fused_copy(char *to, const char *from, size_t bytes);
 
 /* float32 sums for F32, F16 and BF16; float64 sums for F64. NULL where this build has no such core. */
 extern const ks_fused_core ks_fused_core_portable, ks_fused_core_portable_f64;

@@ -26,6 +26,11 @@ static const ks_fused_core *core_for(ks_type type)
     return f64 ? &ks_fused_core_portable_f64 : &ks_fused_core_portable;
 }
 
+void ks_fused_copy(char *to, const char *from, size_t bytes)
+{
+    core_for(KS_F32)->copy(to, from, bytes);
+}
+
 static int64_t min(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -7,10 +7,13 @@
 #include <cmocka.h>
 
 #include "npy.h"
+#include <glob.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { FILE_BYTES = 4096 };
@@ -42,7 +45,7 @@ static ks_status read_text(int major, const char *header, size_t data_bytes, npy
     return status;
 }
 
-/* The header is refused, and the message has both words in it. */
+/* The header is refused, and the message names the file and has the word in it. */
 static void refuse(const char *header, size_t data_bytes, const char *word)
 {
     npy_array array;
@@ -235,6 +238,32 @@ static void test_failures_leave_the_old_file(void **state)
     assert_non_null(strstr(ks_status_message(KS_ERR_IO), "/nowhere/at/all.npy"));
 }
 
+/* Ended by a signal between opening and committing: the process dies of it, and nothing is left. */
+static void test_signals_leave_nothing(void **state)
+{
+    const char *path = *state;
+    const int deadly[] = {SIGINT, SIGTERM, SIGHUP};
+    unlink(path);
+    for (int i = 0; i < 3; i++) {
+        int way;
+        char left[256];
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            output out;
+            if (output_open(&out, path) == KS_OK) raise(deadly[i]);
+            _exit(99);
+        }
+        assert_int_equal(waitpid(child, &way, 0), child);
+        assert_true(WIFSIGNALED(way));
+        assert_int_equal(WTERMSIG(way), deadly[i]);
+        glob_t found;
+        snprintf(left, sizeof left, "%s*", path);
+        assert_int_equal(glob(left, 0, NULL, &found), GLOB_NOMATCH);
+        globfree(&found);
+    }
+}
+
 /* What cannot be renamed over is written directly, and a full device is a failure. */
 static void test_special_files(void **state)
 {
@@ -300,6 +329,7 @@ int main(void)
         cmocka_unit_test(test_refuses_sizes),
         cmocka_unit_test_prestate(test_round_trip, path),
         cmocka_unit_test_prestate(test_failures_leave_the_old_file, path),
+        cmocka_unit_test_prestate(test_signals_leave_nothing, path),
         cmocka_unit_test(test_special_files),
         cmocka_unit_test_prestate(test_links_stay_links, path),
         cmocka_unit_test(test_shape_text),

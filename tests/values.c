@@ -6,6 +6,23 @@
 #include <math.h>
 #include <string.h>
 
+/* 2^exponent of a normal double, and back. ldexp and frexp would do, but are most of the time of a Debug build's
+ * tests. */
+static double power_of_two(int exponent)
+{
+    const uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static int exponent_of(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (int)(bits >> 52 & 0x7ff) - 1023;
+}
+
 /* A binary float of `digits` significand bits (the hidden one included), given bias and largest exponent. Both 16-bit
  * types are this one function, and both carries, from subnormal to normal and from one exponent to the next, happen
  * by adding the rounded significand to the exponent field. */
@@ -17,13 +34,11 @@ static uint16_t to_small_float(double value, int digits, int bias)
 
     if (isnan(value)) return (uint16_t)(sign | infinity | (1u << (digits - 2)));
     /* Half-way from the largest finite value to the next power of two: ties go to even, and that is Inf. */
-    if (size >= ldexp(2.0 - ldexp(1.0, -digits), bias)) return (uint16_t)(sign | infinity);
-    if (size < ldexp(1.0, 1 - bias)) return (uint16_t)(sign | (uint16_t)nearbyint(ldexp(size, bias + digits - 2)));
-
-    int exponent;
-    (void)frexp(size, &exponent);
-    exponent -= 1; /* frexp's fraction lies in [1/2, 1), a significand in [1, 2) */
-    const unsigned significand = (unsigned)nearbyint(ldexp(size, digits - 1 - exponent));
+    if (size >= (2.0 - power_of_two(-digits)) * power_of_two(bias)) return (uint16_t)(sign | infinity);
+    if (size < power_of_two(1 - bias))
+        return (uint16_t)(sign | (uint16_t)nearbyint(size * power_of_two(bias + digits - 2)));
+    const int exponent = exponent_of(size);
+    const unsigned significand = (unsigned)nearbyint(size * power_of_two(digits - 1 - exponent));
     return (uint16_t)(sign | (((unsigned)(exponent + bias - 1) << (digits - 1)) + significand));
 }
 
@@ -36,9 +51,9 @@ static double from_small_float(uint16_t bits, int digits, int bias)
     if (field == 2 * bias + 1)
         size = fraction != 0 ? NAN : INFINITY;
     else if (field == 0)
-        size = ldexp(fraction, 2 - bias - digits);
+        size = fraction * power_of_two(2 - bias - digits);
     else
-        size = ldexp(fraction + (1u << (digits - 1)), field - bias - digits + 1);
+        size = (fraction + (1u << (digits - 1))) * power_of_two(field - bias - digits + 1);
     return (bits & 0x8000) != 0 ? -size : size;
 }
 

@@ -287,8 +287,9 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
               int argc, char **argv, int positional_min, int positional_max, char ***positional,
               int *positional_count)
 {
+    enum { COMMON = 3 };
     bool help = false, seen[CLI_MAX_OPTIONS] = {false};
-    const cli_option common[] = {
+    const cli_option common[COMMON] = {
         {.name = "db", .kind = CLI_TEXT, .value = &c->store, .metavar = "FILE", .help = "the store of measurements"},
         {.name = "json", .kind = CLI_FLAG, .value = &c->json, .help = "print one JSON object"},
         {.name = "help", .kind = CLI_FLAG, .value = &help, .help = "print this and exit"},
@@ -297,8 +298,8 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
     struct option table[CLI_MAX_OPTIONS + 1] = {{0}};
     int count = 0, found;
 
-    for (const cli_option *o = options; o && o->name; o++) all[count++] = *o;
-    for (size_t i = 0; i < sizeof common / sizeof *common; i++) all[count++] = common[i];
+    for (const cli_option *o = options; o->name && count < CLI_MAX_OPTIONS - COMMON; o++) all[count++] = *o;
+    for (int i = 0; i < COMMON; i++) all[count++] = common[i];
     for (int i = 0; i < count; i++) {
         int takes = all[i].kind == CLI_FLAG ? no_argument : required_argument;
         table[i] = (struct option){all[i].name, takes, NULL, 256 + i};

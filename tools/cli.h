@@ -65,7 +65,7 @@ typedef struct cli_option {
     bool required;
 } cli_option;
 
-/* Every table has --db, --json and --help besides its own options, 28 at most. */
+/* Every table has --db, --json and --help besides its own options, 29 at most. */
 enum { CLI_MAX_OPTIONS = 32, CLI_REST = -1 };
 
 /* Parses argv into the options' values and into c. Positional arguments are left in *positional (argv order), their

@@ -121,9 +121,10 @@ static void explain(reasons *r, const ks_advice *advice)
         if (ratio < 1.02)
             add_reason(r, "The best of both families are within 2 %%, a tie: ties always go to the same kernel.");
         else
-            add_reason(r, "The best %s kernel is %.2f times as fast as the best %s kernel; their 80 %% intervals %s.",
-                       ks_family_name(first->family), ratio, ks_family_name(other->family),
-                       apart ? "lie apart" : "overlap, so the choice may be wrong");
+            add_reason(r,
+                       "The best %s kernel takes %.2f times the %s of the best %s kernel; their 80 %% intervals %s.",
+                       ks_family_name(other->family), ratio, ks_objective_name(advice->objective),
+                       ks_family_name(first->family), apart ? "lie apart" : "overlap, so the choice may be wrong");
     } else {
         add_reason(r, "Only kernels of one family can do this problem on this device.");
     }

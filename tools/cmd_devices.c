@@ -97,6 +97,15 @@ static void add_text(cJSON *object, const char *name, const char *text)
         cJSON_AddNullToObject(object, name);
 }
 
+/* 0 stands for not known: a device that came with a CSV file is a name and no more. */
+static void add_fact(cJSON *object, const char *name, int64_t value)
+{
+    if (value > 0)
+        cli_add_integer(object, name, value);
+    else
+        cJSON_AddNullToObject(object, name);
+}
+
 static cJSON *entry_json(const entry *e)
 {
     const ks_device *device = &e->device;
@@ -104,11 +113,11 @@ static cJSON *entry_json(const entry *e)
     cJSON_AddStringToObject(object, "name", device->name);
     cJSON_AddStringToObject(object, "backend", device->backend == KS_CUDA ? "cuda" : "cpu");
     add_text(object, "arch", device->arch);
-    cli_add_integer(object, "units", device->units);
-    cli_add_integer(object, "l1_bytes", device->l1_bytes);
-    cli_add_integer(object, "l2_bytes", device->l2_bytes);
-    cli_add_integer(object, "l3_bytes", device->l3_bytes);
-    cli_add_integer(object, "memory_bytes", device->memory_bytes);
+    add_fact(object, "units", device->units);
+    add_fact(object, "l1_bytes", device->l1_bytes);
+    add_fact(object, "l2_bytes", device->l2_bytes);
+    add_fact(object, "l3_bytes", device->l3_bytes);
+    add_fact(object, "memory_bytes", device->memory_bytes);
     add_text(object, "driver", device->driver);
     add_text(object, "runtime", device->runtime);
     add_text(object, "blas", device->blas);

@@ -262,7 +262,7 @@ static ks_status take_memory(npy_array *array, const char *name, size_t *bytes)
 
 ks_status npy_read_memory(const void *bytes, size_t size, const char *name, npy_array *array)
 {
-    size_t header_at, data_at, data_bytes;
+    size_t header_at = 0, data_at = 0, data_bytes = 0;
     *array = (npy_array){0};
     ks_status status = read_preamble(bytes, size, (int64_t)size, name, &header_at, &data_at);
     if (status == KS_OK)
@@ -295,7 +295,7 @@ ks_status npy_read_file(const char *path, npy_array *array)
 {
     unsigned char preamble[PREAMBLE_BYTES];
     char *header = NULL;
-    size_t got, header_at, data_at, length, data_bytes;
+    size_t got = 0, header_at = 0, data_at = 0, length, data_bytes = 0;
     struct stat facts;
     ks_status status;
     *array = (npy_array){0};

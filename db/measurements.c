@@ -1,12 +1,11 @@
-/* What is in the store's tables: devices, measurements and models as C structs, in SQL's words and back.
+/* The table of measurements as C structs, in SQL's words and back.
  *
  * Nothing read back is trusted. A store may have been edited by hand, written by a build with other kernels, or be
  * hostile; a row that is not a possible measurement is passed over (and named by ks_store_check), because one bad row
  * must not cost the user the other ten thousand. On the way in the same rules are errors. */
-#include "rows.h"
+#include "tables.h"
 #include "csv.h"
 #include "error.h"
-#include "sql.h"
 
 #include <endian.h>
 #include <limits.h>
@@ -14,173 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
-
-enum { MODEL_BYTES = 16 << 20 /* longest model text that is read */ };
-
-/* A measurement with what the public struct leaves out. */
-typedef struct row {
-    ks_measurement m;
-    char cache_state[16];
-    double clock_hz;
-    const void *raw; /* samples x float64, little-endian; NULL if none */
-    size_t raw_bytes;
-} row;
-
-/* --- devices ----------------------------------------------------------------------------------------------- */
-
-static const char *const backend_names[] = {"cpu", "cuda"};
-
-static const char device_columns[] =
-    "SELECT name, backend, ordinal, arch, units, l1_bytes, l2_bytes, l3_bytes, memory_bytes, driver, runtime, blas, "
-    "copy_bytes_per_s, gemm_f32_flops_per_s, gemm_f16_flops_per_s, gemm_bf16_flops_per_s, gemm_f64_flops_per_s "
-    "FROM devices WHERE ?1 IS NULL OR name = ?1 ORDER BY id";
-
-/* ?18: whether facts already there stay (merging) or give way (the device itself was just looked at). */
-static const char device_put[] =
-    "INSERT INTO devices (name, backend, ordinal, arch, units, l1_bytes, l2_bytes, l3_bytes, memory_bytes, driver, "
-    "runtime, blas, copy_bytes_per_s, gemm_f32_flops_per_s, gemm_f16_flops_per_s, gemm_bf16_flops_per_s, "
-    "gemm_f64_flops_per_s) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) "
-    "ON CONFLICT (name) DO UPDATE SET backend = excluded.backend, ordinal = excluded.ordinal, arch = excluded.arch, "
-    "units = excluded.units, l1_bytes = excluded.l1_bytes, l2_bytes = excluded.l2_bytes, "
-    "l3_bytes = excluded.l3_bytes, memory_bytes = excluded.memory_bytes, driver = excluded.driver, "
-    "runtime = excluded.runtime, blas = excluded.blas, "
-    "copy_bytes_per_s = ifnull(nullif(excluded.copy_bytes_per_s, 0), copy_bytes_per_s), "
-    "gemm_f32_flops_per_s = ifnull(nullif(excluded.gemm_f32_flops_per_s, 0), gemm_f32_flops_per_s), "
-    "gemm_f16_flops_per_s = ifnull(nullif(excluded.gemm_f16_flops_per_s, 0), gemm_f16_flops_per_s), "
-    "gemm_bf16_flops_per_s = ifnull(nullif(excluded.gemm_bf16_flops_per_s, 0), gemm_bf16_flops_per_s), "
-    "gemm_f64_flops_per_s = ifnull(nullif(excluded.gemm_f64_flops_per_s, 0), gemm_f64_flops_per_s) "
-    "WHERE devices.backend IS NULL OR NOT ?18";
-
-static bool is_rate(double rate)
-{
-    return isfinite(rate) && rate >= 0;
-}
-
-static bool read_device(const ks_sql *sql, ks_device *device)
-{
-    int64_t ordinal, units, backend = 0;
-    char word[8];
-    *device = (ks_device){0};
-    if (ks_sql_text(sql, 1, word, sizeof word)) /* NULL: known by name alone */
-        while (backend < 2 && strcmp(word, backend_names[backend]) != 0) backend++;
-    bool good = backend < 2 && ks_sql_text(sql, 0, device->name, sizeof device->name) && *device->name &&
-                ks_sql_int(sql, 2, 0, INT_MAX, &ordinal) &&
-                ks_sql_text(sql, 3, device->arch, sizeof device->arch) && ks_sql_int(sql, 4, 0, INT_MAX, &units) &&
-                ks_sql_int(sql, 5, 0, INT64_MAX, &device->l1_bytes) &&
-                ks_sql_int(sql, 6, 0, INT64_MAX, &device->l2_bytes) &&
-                ks_sql_int(sql, 7, 0, INT64_MAX, &device->l3_bytes) &&
-                ks_sql_int(sql, 8, 0, INT64_MAX, &device->memory_bytes) &&
-                ks_sql_text(sql, 9, device->driver, sizeof device->driver) &&
-                ks_sql_text(sql, 10, device->runtime, sizeof device->runtime) &&
-                ks_sql_text(sql, 11, device->blas, sizeof device->blas);
-    if (!good) return false;
-    device->backend = (ks_backend)backend;
-    device->index = (int)ordinal;
-    device->units = (int)units;
-    device->copy_bytes_per_s = ks_sql_real(sql, 12);
-    for (int type = 0; type < KS_NTYPES; type++) {
-        device->gemm_flops_per_s[type] = ks_sql_real(sql, 13 + type);
-        good = good && is_rate(device->gemm_flops_per_s[type]);
-    }
-    return good && is_rate(device->copy_bytes_per_s);
-}
-
-static bool ends_within(const char *text, size_t size)
-{
-    return memchr(text, '\0', size) != NULL;
-}
-
-static ks_status check_device(const ks_device *device)
-{
-    if (!ends_within(device->name, sizeof device->name) || !*device->name)
-        return ks_fail(KS_ERR_ARGUMENT, "a device to be stored has no name");
-    if (!ends_within(device->arch, sizeof device->arch) || !ends_within(device->driver, sizeof device->driver) ||
-        !ends_within(device->runtime, sizeof device->runtime) || !ends_within(device->blas, sizeof device->blas))
-        return ks_fail(KS_ERR_ARGUMENT, "device %s: a fact is not a terminated string", device->name);
-    if (device->backend != KS_CPU && device->backend != KS_CUDA)
-        return ks_fail(KS_ERR_ARGUMENT, "device %s: backend %d is unknown", device->name, (int)device->backend);
-    if (!is_rate(device->copy_bytes_per_s))
-        return ks_fail(KS_ERR_ARGUMENT, "device %s: copy rate %g is not possible", device->name,
-                       device->copy_bytes_per_s);
-    for (int type = 0; type < KS_NTYPES; type++)
-        if (!is_rate(device->gemm_flops_per_s[type]))
-            return ks_fail(KS_ERR_ARGUMENT, "device %s: %s GEMM rate %g is not possible", device->name,
-                           ks_type_name((ks_type)type), device->gemm_flops_per_s[type]);
-    return KS_OK;
-}
-
-static ks_status put_device(ks_store *store, const ks_device *device, bool keep)
-{
-    ks_sql sql = {0};
-    ks_status status = check_device(device);
-    if (status == KS_OK) status = ks_sql_prepare(store, device_put, &sql);
-    if (status == KS_OK) {
-        /* a device merged in by name alone (no facts at all) stays marked so: backend NULL */
-        bool bare = keep && device->units == 0 && !*device->arch;
-        ks_sql_bind_text(&sql, 1, device->name);
-        ks_sql_bind_text(&sql, 2, bare ? NULL : backend_names[device->backend]);
-        ks_sql_bind_int(&sql, 3, device->index);
-        ks_sql_bind_text(&sql, 4, device->arch);
-        ks_sql_bind_int(&sql, 5, device->units);
-        ks_sql_bind_int(&sql, 6, device->l1_bytes);
-        ks_sql_bind_int(&sql, 7, device->l2_bytes);
-        ks_sql_bind_int(&sql, 8, device->l3_bytes);
-        ks_sql_bind_int(&sql, 9, device->memory_bytes);
-        ks_sql_bind_text(&sql, 10, device->driver);
-        ks_sql_bind_text(&sql, 11, device->runtime);
-        ks_sql_bind_text(&sql, 12, device->blas);
-        ks_sql_bind_real(&sql, 13, device->copy_bytes_per_s);
-        for (int type = 0; type < KS_NTYPES; type++) ks_sql_bind_real(&sql, 14 + type, device->gemm_flops_per_s[type]);
-        ks_sql_bind_int(&sql, 18, keep);
-        status = ks_sql_do(&sql, NULL);
-    }
-    ks_sql_finish(&sql);
-    return status;
-}
-
-ks_status ks_store_put_device(ks_store *store, const ks_device *device)
-{
-    ks_status status = ks_sql_begin(store);
-    return status == KS_OK ? ks_sql_end(store, put_device(store, device, false)) : status;
-}
-
-static ks_status each_device(ks_store *store, const char *name, bool (*visit)(void *user, const ks_device *),
-                             void *user)
-{
-    ks_sql sql;
-    ks_device device;
-    bool more = true;
-    ks_status status = ks_sql_prepare(store, device_columns, &sql);
-    ks_sql_bind_text(&sql, 1, name);
-    while (status == KS_OK && (status = ks_sql_step(&sql, &more)) == KS_OK && more)
-        if (read_device(&sql, &device) && !visit(user, &device)) break;
-    ks_sql_finish(&sql);
-    return status;
-}
-
-ks_status ks_store_each_device(ks_store *store, bool (*visit)(void *user, const ks_device *), void *user)
-{
-    return each_device(store, NULL, visit, user);
-}
-
-static bool take_device(void *user, const ks_device *device)
-{
-    *(ks_device *)user = *device;
-    return false;
-}
-
-ks_status ks_store_get_device(ks_store *store, const char *name, ks_device *device)
-{
-    *device = (ks_device){0};
-    ks_status status = each_device(store, name ? name : "", take_device, device);
-    if (status == KS_OK && !*device->name)
-        return ks_fail(KS_ERR_NO_DATA, "store %s: holds no device named '%s'", store->path, name ? name : "");
-    return status;
-}
-
-/* --- measurements ------------------------------------------------------------------------------------------ */
 
 bool ks_family_from_name(const char *name, ks_family *family)
 {
@@ -202,9 +35,14 @@ bool ks_status_from_name(const char *name, ks_status *status)
     return false;
 }
 
+static bool is_amount(double value)
+{
+    return isfinite(value) && value >= 0;
+}
+
 static bool is_name(const char *text, size_t size)
 {
-    if (!ends_within(text, size) || !*text) return false;
+    if (!memchr(text, '\0', size) || !*text) return false;
     for (; *text; text++)
         if ((unsigned char)*text < ' ' || *text == 0x7f) return false;
     return true;
@@ -219,7 +57,7 @@ const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t siz
         snprintf(text, size, "the device's name is empty, too long, or has control characters");
     else if (!is_name(m->kernel, sizeof m->kernel))
         snprintf(text, size, "the kernel's name is empty, too long, or has control characters");
-    else if (!ends_within(m->reason, sizeof m->reason))
+    else if (!memchr(m->reason, '\0', sizeof m->reason))
         snprintf(text, size, "the reason is not a terminated string");
     else if ((int)m->family < 0 || m->family >= KS_NFAMILIES)
         snprintf(text, size, "family %d is unknown", (int)m->family);
@@ -227,14 +65,14 @@ const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t siz
         snprintf(text, size, "status %d is unknown", (int)m->status);
     else if (!isnan(m->time_s) && !(isfinite(m->time_s) && m->time_s > 0))
         snprintf(text, size, "time_s is %g, must be > 0 and finite", m->time_s);
-    else if (!isnan(m->energy_j) && !is_rate(m->energy_j))
+    else if (!isnan(m->energy_j) && !is_amount(m->energy_j))
         snprintf(text, size, "energy_j is %g, must be >= 0 and finite", m->energy_j);
-    else if (!isnan(m->spread) && !is_rate(m->spread))
+    else if (!isnan(m->spread) && !is_amount(m->spread))
         snprintf(text, size, "spread is %g, must be >= 0 and finite", m->spread);
     else if (m->samples < 0)
         snprintf(text, size, "samples is %d, must be >= 0", m->samples);
-    else if (!isfinite(m->measured_at_s))
-        snprintf(text, size, "measured_at_s is %g, must be finite", m->measured_at_s);
+    else if (!is_amount(m->measured_at_s))
+        snprintf(text, size, "measured_at_s is %g, must be >= 0 and finite", m->measured_at_s);
     else if (m->status == KS_OK && isnan(m->time_s) && isnan(m->energy_j))
         snprintf(text, size, "the status is KS_OK, but there is neither time_s nor energy_j");
     else
@@ -242,21 +80,20 @@ const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t siz
     return text;
 }
 
-static const char row_columns[] =
+const char ks_row_columns[] =
     /* CROSS JOIN keeps SQLite from walking devices first and then sorting everything by id */
     "SELECT m.id, d.name, k.name, k.version, k.family, m.a, m.b, m.c, m.d, m.batch, m.type, m.layout, m.math, "
     "m.cache_state, m.status, m.reason, m.time_s, m.spread, m.energy_j, m.clock_hz, m.samples, m.measured_at_s, "
     "m.sample_times_s FROM measurements m CROSS JOIN devices d ON d.id = m.device_id "
     "CROSS JOIN kernels k ON k.id = m.kernel_id WHERE ?1 IS NULL OR d.name = ?1 ORDER BY m.id";
 
-/* What is wrong with the row that sql stands on, or NULL. */
-static const char *read_row(const ks_sql *sql, row *out, char *text, size_t size)
+const char *ks_row_read(const ks_sql *sql, ks_row *out, char *text, size_t size)
 {
     ks_measurement *m = &out->m;
     ks_problem *p = &m->problem;
     char family[16], type[8], layout[8], math[8], status[32];
     int64_t version, samples;
-    *out = (row){0};
+    *out = (ks_row){0};
     if (!ks_sql_text(sql, 1, m->device, sizeof m->device) || !ks_sql_text(sql, 2, m->kernel, sizeof m->kernel))
         return "the device's or the kernel's name is no text, or too long";
     if (!ks_sql_int(sql, 3, 0, UINT_MAX, &version)) return "the kernel's version is not possible";
@@ -287,8 +124,7 @@ static const char *read_row(const ks_sql *sql, row *out, char *text, size_t size
     return ks_measurement_fault(m, text, size);
 }
 
-/* The column with the samples lies in pages of its own: read only by those who want it. */
-static const char *read_raw(const ks_sql *sql, row *out)
+const char *ks_row_read_raw(const ks_sql *sql, ks_row *out)
 {
     out->raw = ks_sql_blob(sql, 22, &out->raw_bytes);
     return out->raw && out->raw_bytes != sizeof(double) * (size_t)out->m.samples
@@ -301,14 +137,14 @@ ks_status ks_store_each(ks_store *store, const ks_store_filter *filter,
 {
     static const ks_store_filter everything;
     ks_sql sql;
-    row r;
+    ks_row r;
     char text[160];
     bool more = true;
     if (!filter) filter = &everything;
-    ks_status status = ks_sql_prepare(store, row_columns, &sql);
+    ks_status status = ks_sql_prepare(store, ks_row_columns, &sql);
     ks_sql_bind_text(&sql, 1, filter->device);
     while (status == KS_OK && (status = ks_sql_step(&sql, &more)) == KS_OK && more) {
-        if (read_row(&sql, &r, text, sizeof text)) continue;
+        if (ks_row_read(&sql, &r, text, sizeof text)) continue;
         if (filter->types && !(filter->types & 1u << r.m.problem.type)) continue;
         if (filter->layouts && !(filter->layouts & 1u << r.m.problem.layout)) continue;
         if (filter->usable && r.m.status != KS_OK) continue;
@@ -318,14 +154,9 @@ ks_status ks_store_each(ks_store *store, const ks_store_filter *filter,
     return status;
 }
 
-/* Statements that add rows, prepared once a transaction. */
-typedef struct adder {
-    ks_sql device, kernel, row;
-} adder;
-
-static ks_status adder_open(ks_store *store, adder *add)
+ks_status ks_adder_open(ks_store *store, ks_adder *add)
 {
-    *add = (adder){0};
+    *add = (ks_adder){0};
     ks_status status =
         ks_sql_prepare(store, "INSERT INTO devices (name) VALUES (?1) ON CONFLICT DO NOTHING", &add->device);
     if (status == KS_OK)
@@ -345,15 +176,14 @@ static ks_status adder_open(ks_store *store, adder *add)
     return status;
 }
 
-static void adder_close(adder *add)
+void ks_adder_close(ks_adder *add)
 {
     ks_sql_finish(&add->device);
     ks_sql_finish(&add->kernel);
     ks_sql_finish(&add->row);
 }
 
-/* *added is raised if the row was not there yet. */
-static ks_status add_row(adder *add, const row *r, int64_t *added)
+ks_status ks_adder_add(ks_adder *add, const ks_row *r, int64_t *added)
 {
     const ks_measurement *m = &r->m;
     const ks_problem *p = &m->problem;
@@ -397,8 +227,8 @@ static ks_status add_row(adder *add, const row *r, int64_t *added)
 
 ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw)
 {
-    row r = {.m = *m, .cache_state = "cold", .clock_hz = NAN};
-    adder add = {0};
+    ks_row r = {.m = *m, .cache_state = "cold", .clock_hz = NAN};
+    ks_adder add = {0};
     uint64_t *blob = NULL;
     char text[160];
     int64_t added = 0;
@@ -421,9 +251,9 @@ ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *r
     }
     ks_status status = ks_sql_begin(store);
     if (status == KS_OK) {
-        status = adder_open(store, &add);
-        if (status == KS_OK) status = add_row(&add, &r, &added);
-        adder_close(&add);
+        status = ks_adder_open(store, &add);
+        if (status == KS_OK) status = ks_adder_add(&add, &r, &added);
+        ks_adder_close(&add);
         status = ks_sql_end(store, status);
     }
     free(blob);
@@ -432,23 +262,21 @@ ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *r
 
 ks_status ks_store_import(ks_store *store, const ks_table *table, int64_t *added)
 {
-    adder add = {0};
+    ks_adder add = {0};
     char text[160];
     int64_t count = 0;
     if (added) *added = 0;
     ks_status status = ks_sql_begin(store);
     if (status != KS_OK) return status;
-    status = adder_open(store, &add);
+    status = ks_adder_open(store, &add);
     for (size_t i = 0; i < table->count && status == KS_OK; i++) {
-        row r = {.m = table->rows[i], .cache_state = "cold", .clock_hz = NAN};
+        ks_row r = {.m = table->rows[i], .cache_state = "cold", .clock_hz = NAN};
         status = ks_measurement_fault(&r.m, text, sizeof text)
                      ? ks_fail(KS_ERR_ARGUMENT, "row %zu of a table: %s", i + 1, text)
-                     : add_row(&add, &r, &count);
+                     : ks_adder_add(&add, &r, &count);
     }
-    adder_close(&add);
+    ks_adder_close(&add);
     status = ks_sql_end(store, status);
     if (added && status == KS_OK) *added = count;
     return status;
 }
-
-/* --- models ------------------------------------------------------------------------------------------------ */

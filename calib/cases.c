@@ -1,0 +1,237 @@
+/* Grouping rows, and what the fit and every report need to know of groups: costs, choices, regrets. */
+#include "cases.h"
+#include "error.h"
+#include "measure.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool same_pattern_and_batch(const ks_problem *p, const ks_problem *q)
+{
+    return p->a == q->a && p->b == q->b && p->c == q->c && p->d == q->d && p->batch == q->batch && p->math == q->math;
+}
+
+/* Sorting brings a problem's rows together, and a kernel's within it. */
+static int compare_rows(const void *x, const void *y)
+{
+    const ks_measurement *a = *(const ks_measurement *const *)x, *b = *(const ks_measurement *const *)y;
+    const int64_t p[] = {a->problem.a, a->problem.b, a->problem.c, a->problem.d, a->problem.batch, a->problem.math};
+    const int64_t q[] = {b->problem.a, b->problem.b, b->problem.c, b->problem.d, b->problem.batch, b->problem.math};
+    for (int i = 0; i < 6; i++)
+        if (p[i] != q[i]) return p[i] < q[i] ? -1 : 1;
+    return strcmp(a->kernel, b->kernel);
+}
+
+static int compare_values(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double value_of(const ks_measurement *m, ks_objective objective)
+{
+    return objective == KS_ENERGY ? m->energy_j : m->time_s;
+}
+
+/* The kernel's column; -1 if it is to be left out. */
+static int column(ks_cases *cases, const ks_measurement *m)
+{
+    const ks_kernel *row = ks_kernel_find(m->kernel);
+    if (m->family == KS_REFERENCE || (row && row->version != m->kernel_version)) return -1;
+    for (int q = 0; q < cases->kernels; q++)
+        if (strcmp(cases->kernel[q]->name, m->kernel) == 0) return q;
+    if (cases->kernels == KS_MODEL_KERNELS) return -1;
+    const int q = cases->kernels++;
+    if (!row) {
+        snprintf(cases->names[q], sizeof cases->names[q], "%s", m->kernel);
+        ks_foreign_kernel(&cases->foreign[q], cases->names[q], m->family, m->kernel_version);
+        row = &cases->foreign[q];
+    }
+    cases->kernel[q] = row;
+    return q;
+}
+
+static void quarantine_impossible(ks_cases *cases, const ks_device *device)
+{
+    for (int q = 0; q < cases->kernels; q++) {
+        double cost[KS_NTERMS], terms[KS_NTERMS];
+        ks_cases_cost(cases, device, q, cost);
+        for (int i = 0; i < cases->count; i++) {
+            ks_case *c = &cases->items[i];
+            cases->kernel[q]->cost_terms(&c->problem, device, terms);
+            if (c->value[q] < ks_cost_s(cost, terms) / 20) c->value[q] = NAN, cases->quarantined++;
+        }
+    }
+}
+
+ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_device *device, ks_type type,
+                         ks_layout layout, ks_objective objective, ks_cases *cases)
+{
+    memset(cases, 0, sizeof *cases);
+    cases->type = type, cases->layout = layout, cases->objective = objective;
+    const ks_measurement **sorted = malloc((count + 1) * sizeof *sorted);
+    double *values = malloc((count + 1) * sizeof *values);
+    cases->items = malloc((count + 1) * sizeof *cases->items);
+    if (!sorted || !values || !cases->items) {
+        free(sorted);
+        free(values);
+        ks_cases_free(cases);
+        return ks_fail(KS_ERR_MEMORY, "out of memory for %zu measurements", count);
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < count; i++) {
+        const ks_measurement *m = &rows[i];
+        if (m->problem.type != type || m->problem.layout != layout || m->status != KS_OK) continue;
+        const double value = value_of(m, objective);
+        if (isnan(value)) continue;
+        if (!(value > 0) || isinf(value)) {
+            cases->quarantined++;
+            continue;
+        }
+        sorted[kept++] = m;
+    }
+    qsort(sorted, kept, sizeof *sorted, compare_rows);
+    for (size_t i = 0, next; i < kept; i = next) {
+        size_t n = 0;
+        for (next = i; next < kept && compare_rows(&sorted[i], &sorted[next]) == 0; next++)
+            values[n++] = value_of(sorted[next], objective);
+        const int q = column(cases, sorted[i]);
+        if (q < 0) continue;
+        ks_case *c = cases->count ? &cases->items[cases->count - 1] : NULL;
+        if (!c || !same_pattern_and_batch(&c->problem, &sorted[i]->problem)) {
+            c = &cases->items[cases->count++];
+            c->problem = sorted[i]->problem;
+            for (int k = 0; k < KS_MODEL_KERNELS; k++) c->value[k] = NAN;
+        }
+        qsort(values, n, sizeof *values, compare_values);
+        c->value[q] = n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    }
+    free(sorted);
+    free(values);
+    quarantine_impossible(cases, device);
+    return KS_OK;
+}
+
+void ks_cases_free(ks_cases *cases)
+{
+    free(cases->items);
+    cases->items = NULL;
+    cases->count = 0;
+}
+
+int ks_case_best(const ks_cases *cases, const ks_case *c, int family)
+{
+    int best = -1;
+    for (int q = 0; q < cases->kernels; q++)
+        if (!isnan(c->value[q]) && (family < 0 || (int)cases->kernel[q]->family == family) &&
+            (best < 0 || c->value[q] < c->value[best]))
+            best = q;
+    return best;
+}
+
+/* Least squares of sum(w * terms / value) - 1 with w >= 0, by coordinate descent on the normal equations: few terms, so
+ * it converges at once, and it cannot go negative. */
+void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
+{
+    double gram[KS_NTERMS][KS_NTERMS] = {{0}}, right[KS_NTERMS] = {0}, scale[KS_NTERMS];
+    int n = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < cases->count; i++) {
+            double terms[KS_NTERMS];
+            const ks_case *c = &cases->items[i];
+            if (isnan(c->value[q])) continue;
+            cases->kernel[q]->cost_terms(&c->problem, device, terms);
+            for (int t = 0; t < KS_NTERMS; t++) {
+                const double zt = terms[t] / c->value[q] * (pass ? scale[t] : 1);
+                if (!pass) right[t] += zt * zt;
+                if (pass) right[t] += zt;
+                for (int u = 0; pass && u < KS_NTERMS; u++) gram[t][u] += zt * terms[u] / c->value[q] * scale[u];
+            }
+            n += !pass;
+        }
+        for (int t = 0; !pass && t < KS_NTERMS; t++) {
+            scale[t] = right[t] > 0 ? 1 / sqrt(right[t]) : 0;
+            right[t] = 0;
+        }
+    }
+    double w[KS_NTERMS] = {0};
+    for (int sweep = 0; sweep < 500; sweep++)
+        for (int t = 0; t < KS_NTERMS; t++) {
+            double gradient = right[t];
+            for (int u = 0; u < KS_NTERMS; u++) gradient -= u == t ? 0 : gram[t][u] * w[u];
+            w[t] = gram[t][t] > 1e-12 && gradient > 0 ? gradient / (gram[t][t] + 1e-6) : 0;
+        }
+    for (int t = 0; t < KS_NTERMS; t++) cost[t] = w[t] * scale[t];
+    if (n == 0) ks_cost_assume(device, cases->type, cost);
+}
+
+ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement)
+{
+    ks_regret r = {0};
+    double *regret = malloc(((size_t)cases->count + 1) * sizeof *regret);
+    int agreed = 0;
+    for (int i = 0; regret && i < cases->count; i++) {
+        const ks_case *c = &cases->items[i];
+        const int best = ks_case_best(cases, c, -1);
+        if (best < 0 || chosen[i] < 0 || isnan(c->value[chosen[i]])) continue;
+        regret[r.problems] = c->value[chosen[i]] / c->value[best] - 1;
+        r.mean += regret[r.problems++];
+        agreed += chosen[i] == best;
+    }
+    if (agreement) *agreement = r.problems ? (double)agreed / r.problems : NAN;
+    if (r.problems) {
+        qsort(regret, (size_t)r.problems, sizeof *regret, compare_values);
+        r.mean /= r.problems;
+        r.median = regret[(r.problems - 1) / 2];
+        r.p95 = regret[(int)ceil(0.95 * r.problems) - 1];
+        r.max = regret[r.problems - 1];
+    }
+    free(regret);
+    return r;
+}
+
+void ks_cases_choose(const ks_cases *cases, const ks_device *device, const ks_model *model, int *chosen)
+{
+    for (int i = 0; i < cases->count; i++) {
+        const ks_kernel *kernels[KS_MODEL_KERNELS];
+        int index[KS_MODEL_KERNELS], count = 0;
+        for (int q = 0; q < cases->kernels; q++)
+            if (!isnan(cases->items[i].value[q])) kernels[count] = cases->kernel[q], index[count++] = q;
+        ks_prediction predicted[KS_MODEL_KERNELS];
+        ks_model_predict(model, device, &cases->items[i].problem, kernels, count, false, predicted);
+        chosen[i] = count ? index[ks_prediction_best(predicted, count)] : -1;
+    }
+}
+
+void ks_cases_choose_family(const ks_cases *cases, ks_family family, int *chosen)
+{
+    for (int i = 0; i < cases->count; i++) chosen[i] = ks_case_best(cases, &cases->items[i], (int)family);
+}
+
+static double ratio_of(const ks_problem *p)
+{
+    return (double)(p->b + p->c) / ((double)p->b * (double)p->c);
+}
+
+static double choose_by_ratio(const ks_cases *cases, double threshold, int *chosen)
+{
+    for (int i = 0; i < cases->count; i++) {
+        const ks_case *c = &cases->items[i];
+        chosen[i] = ks_case_best(cases, c, ratio_of(&c->problem) >= threshold ? KS_FUSED : KS_BMM);
+    }
+    return ks_cases_regret(cases, chosen, NULL).mean;
+}
+
+void ks_cases_choose_ratio(const ks_cases *cases, int *chosen, double *threshold)
+{
+    double best = INFINITY;
+    *threshold = INFINITY;
+    /* (b+c)/(bc) lies in (0, 2]; steps of 2 % find the best threshold as finely as it matters. */
+    for (double t = 1e-4; t < 2.1; t *= 1.02) {
+        const double mean = choose_by_ratio(cases, t, chosen);
+        if (mean < best) best = mean, *threshold = t;
+    }
+    choose_by_ratio(cases, *threshold, chosen);
+}

@@ -1,0 +1,48 @@
+/* Measurements as the fit and the reports see them: one case a problem, one value a kernel. */
+#ifndef KS_CASES_H
+#define KS_CASES_H
+
+#include "model.h"
+
+typedef struct ks_case {
+    ks_problem problem;
+    double value[KS_MODEL_KERNELS]; /* seconds, or joules; NaN where the kernel was not measured */
+} ks_case;
+
+typedef struct ks_cases {
+    ks_type type;
+    ks_layout layout;
+    ks_objective objective;
+    int kernels;
+    const ks_kernel *kernel[KS_MODEL_KERNELS]; /* in table order, then foreign ones */
+    ks_kernel foreign[KS_MODEL_KERNELS];
+    char names[KS_MODEL_KERNELS][KS_NAME_BYTES];
+    ks_case *items;
+    int count;
+    int quarantined; /* rows left out as impossible: not finite, not positive, or far off their neighbours' rate */
+} ks_cases;
+
+/* Groups the rows of one type and layout. Rows of a kernel in another version than this build's, of family
+ * KS_REFERENCE, or without a value for the objective are left out. Several rows of one problem and kernel become their
+ * median. A row that is impossible is quarantined: a value that is not positive and finite, or less than a twentieth
+ * of what the kernel's cost model, fitted to all rows, expects (a launch that failed and was recorded as a result). */
+ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_device *device, ks_type type,
+                         ks_layout layout, ks_objective objective, ks_cases *cases);
+void ks_cases_free(ks_cases *cases);
+
+/* Index of the fastest measured kernel of a case (of one family, if family >= 0); -1 if there is none. */
+int ks_case_best(const ks_cases *cases, const ks_case *c, int family);
+
+/* Non-negative costs per term that fit kernel q's values best in relative error. */
+void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);
+
+/* Regret of a choice: chosen[i] is a kernel index for case i, or -1 where it has no opinion (not counted). */
+ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement);
+
+/* The advisor's choice for every case, and the static policies'. */
+void ks_cases_choose(const ks_cases *cases, const ks_device *device, const ks_model *model, int *chosen);
+void ks_cases_choose_family(const ks_cases *cases, ks_family family, int *chosen);
+/* The paper's rule with the threshold that is best on these very cases (so it flatters the rule). */
+void ks_cases_choose_ratio(const ks_cases *cases, int *chosen, double *threshold);
+
+#endif

@@ -1,0 +1,128 @@
+/* The design of experiments: first fill the space evenly, then measure where it pays.
+ *
+ * Sizes are drawn on a logarithmic scale over what people use: mostly products of 2 and 3, as in the published
+ * patterns, the rest any whole number; a = 1 and d = 1, the ends that behave differently, have a share of their own. */
+#include "design.h"
+#include "error.h"
+
+#include <gsl/gsl_qrng.h>
+#include <math.h>
+#include <stdlib.h>
+
+enum { SPACE = 8, CANDIDATES = 96 };
+
+static const double most_b = 1024, most_a = 64, most_d = 128, most_batch = 32768;
+
+struct ks_design {
+    ks_device device;
+    ks_type type;
+    ks_layout layout;
+    double most_s;
+    gsl_qrng *sequence;
+};
+
+/* u in [0,1) to a size in [1, most]: rounded to 2^i or 3 * 2^i, or to any whole number. */
+static int64_t size_from(double u, double most, bool nice)
+{
+    const double x = exp2(u * log2(most + 1));
+    if (!nice || x < 4) return (int64_t)x;
+    const double power = exp2(floor(log2(x)));
+    return (int64_t)(x < power * 1.25 ? power : x < power * 1.75 ? power * 1.5 : power * 2);
+}
+
+/* A point of the unit cube to a problem. */
+static void problem_from(const ks_design *d, const double u[SPACE], ks_problem *p)
+{
+    const bool nice = u[5] < 0.75;
+    *p = (ks_problem){.type = d->type, .layout = d->layout};
+    p->a = u[6] < 0.3 ? 1 : size_from(u[0], most_a, nice);
+    p->b = size_from(u[1], most_b, nice);
+    p->c = size_from(u[2], most_b, nice);
+    p->d = u[7] < 0.35 ? 1 : size_from(u[3], most_d, nice);
+    p->batch = size_from(u[4], most_batch, nice);
+}
+
+/* Too large a problem gets a smaller batch, or, failing that, smaller blocks. */
+static void bound(const ks_design *d, ks_problem *p)
+{
+    while (ks_roofline_s(&d->device, p) > d->most_s) {
+        int64_t *largest = &p->b;
+        if (p->c > *largest) largest = &p->c;
+        if (p->batch > 16) largest = &p->batch;
+        if (*largest == 1) largest = p->a > p->d ? &p->a : &p->d;
+        if (*largest == 1) return;
+        *largest /= 2;
+    }
+}
+
+ks_status ks_design_open(ks_design **design, const ks_device *device, ks_type type, ks_layout layout, double most_s)
+{
+    ks_design *d = *design = calloc(1, sizeof *d);
+    if (d) d->sequence = gsl_qrng_alloc(gsl_qrng_sobol, SPACE);
+    if (!d || !d->sequence) {
+        ks_design_close(d);
+        *design = NULL;
+        return ks_fail(KS_ERR_MEMORY, "out of memory for a design");
+    }
+    d->device = *device;
+    ks_device_assume_rates(&d->device);
+    d->type = type, d->layout = layout, d->most_s = most_s;
+    return KS_OK;
+}
+
+void ks_design_close(ks_design *d)
+{
+    if (!d) return;
+    if (d->sequence) gsl_qrng_free(d->sequence);
+    free(d);
+}
+
+void ks_design_spread(ks_design *d, ks_problem *p)
+{
+    double u[SPACE];
+    gsl_qrng_get(d->sequence, u);
+    problem_from(d, u, p);
+    bound(d, p);
+}
+
+void ks_design_skip(ks_design *d, int skip)
+{
+    double u[SPACE];
+    for (int i = 0; i < skip; i++) gsl_qrng_get(d->sequence, u);
+}
+
+void ks_design_random(const ks_design *d, uint64_t *state, ks_problem *p)
+{
+    double u[SPACE];
+    for (int i = 0; i < SPACE; i++) {
+        uint64_t z = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        u[i] = (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+    }
+    problem_from(d, u, p);
+    bound(d, p);
+}
+
+void ks_design_next(ks_design *d, const ks_model *model, ks_problem *p, double *mean)
+{
+    double best = -1, sum = 0;
+    for (int i = 0; i < CANDIDATES; i++) {
+        ks_problem q;
+        ks_design_spread(d, &q);
+        const ks_kernel *kernels[KS_MAX_KERNELS];
+        ks_prediction predicted[KS_MAX_KERNELS];
+        const int count = ks_kernels_for(&q, &d->device, kernels);
+        if (count < 2) {
+            if (best < 0) *p = q, best = 0;
+            continue;
+        }
+        ks_model_predict(model, &d->device, &q, kernels, count, true, predicted);
+        const double regret = ks_expected_regret(predicted, count, ks_prediction_best(predicted, count));
+        double seconds = 0.02; /* what a measurement costs beside the kernels' own time */
+        for (int k = 0; k < count; k++) seconds += 6 * exp(predicted[k].log_time);
+        sum += regret;
+        if (regret / seconds > best) best = regret / seconds, *p = q;
+    }
+    *mean = sum / CANDIDATES;
+}

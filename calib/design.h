@@ -1,0 +1,24 @@
+/* Which problem to measure next. */
+#ifndef KS_DESIGN_H
+#define KS_DESIGN_H
+
+#include "model.h"
+
+typedef struct ks_design ks_design;
+
+/* Problems of one type and layout whose best kernel should take no longer than most_s on this device. */
+ks_status ks_design_open(ks_design **design, const ks_device *device, ks_type type, ks_layout layout, double most_s);
+void ks_design_close(ks_design *design);
+
+/* The next point of the space-filling sequence (Sobol), never repeated within one design; `skip` points first. */
+void ks_design_spread(ks_design *design, ks_problem *problem);
+void ks_design_skip(ks_design *design, int skip);
+
+/* A problem drawn at random from the same ranges: what acceptance is judged on. */
+void ks_design_random(const ks_design *design, uint64_t *state, ks_problem *problem);
+
+/* Of a fresh set of candidates, the one whose measurement takes most expected regret away per second, as the model
+ * sees it. Returns the mean expected regret over all candidates of the set in *mean. */
+void ks_design_next(ks_design *design, const ks_model *model, ks_problem *problem, double *mean);
+
+#endif

@@ -1,0 +1,21 @@
+/* Fitting the model of model.h to cases, with GSL. */
+#ifndef KS_FIT_H
+#define KS_FIT_H
+
+#include "cases.h"
+
+typedef struct ks_fit_options {
+    const ks_model *start; /* length scales and noise to start from; NULL: general ones */
+    bool optimise;         /* search for better ones (maximum marginal likelihood); else take the start's */
+    uint64_t seed;         /* of the subset that the search looks at */
+} ks_fit_options;
+
+/* KS_ERR_NO_DATA with fewer than 4 cases. The model's inputs are at most KS_MODEL_POINTS cases: all, or those where the
+ * race between the kernels is closest and as many spread over the rest. */
+ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model);
+
+/* Mean regret of the model's choices when the cases of each fifth of the patterns are predicted from the other four
+ * (length scales and noise as in the model). NaN if there are too few cases. */
+double ks_fit_cross_validate(const ks_cases *cases, const ks_device *device, const ks_model *model);
+
+#endif

@@ -1,0 +1,39 @@
+/* Measuring: one problem, all its candidate kernels, side by side.
+ *
+ * The protocol (design, section 4): inputs rotate through more memory than the last-level cache holds, so every run finds
+ * them cold, and they are never zeros; candidates are interleaved with a rotating start, so drift of the clock or of a
+ * noisy neighbour hits all alike; sampling stops when the question "which is faster" is settled: when the confidence
+ * interval of the paired ratio of the two fastest leaves 1 or lies inside the tie band. Before a kernel is timed its
+ * output is checked against the reference; wrong or failed means a status and a reason, never a time. */
+#ifndef KS_MEASURE_H
+#define KS_MEASURE_H
+
+#include "kernel.h"
+
+typedef struct ks_measurer ks_measurer;
+
+enum { KS_MAX_SAMPLES = 64 };
+
+/* Takes the memory that inputs and outputs rotate through (twice the last-level cache, at most an eighth of the
+ * machine's memory; more only for a problem that needs it). */
+ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device);
+void ks_measurer_close(ks_measurer *measurer);
+
+typedef struct ks_measure_limits {
+    double max_s;                 /* stop sampling after this long; 0: no limit */
+    int min_samples, max_samples; /* of each kernel still in the race; <= KS_MAX_SAMPLES; 0: 5 and 25 */
+    bool full_race;               /* keep sampling kernels that are far behind, too */
+} ks_measure_limits;
+
+/* Measures `count` kernels. out[q] describes kernels[q]: status, reason, median, spread, samples. raw, if not NULL, holds
+ * count * KS_MAX_SAMPLES sample times. Fails as a whole only where nothing could be measured (KS_ERR_MEMORY). */
+ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_kernel *const *kernels, int count,
+                     const ks_measure_limits *limits, ks_measurement *out, double *raw);
+
+/* Time of one copy of `bytes` read and `bytes` written over the whole team, by whole vectors past the caches. */
+double ks_measure_copy_s(ks_measurer *measurer, size_t bytes);
+
+/* Two results closer than this are a tie. */
+#define KS_TIE 0.02
+
+#endif

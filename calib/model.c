@@ -1,0 +1,241 @@
+/* Predictions. The loops over points are written for the compiler's vectoriser: one array a feature, float32. */
+#include "model.h"
+#include "error.h"
+#include "measure.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double unknown_deviation = 0.7; /* of an uncalibrated cost: a factor of two, roughly */
+
+static double waste(int64_t value, int64_t tile)
+{
+    return log2((double)((value + tile - 1) / tile * tile) / (double)value);
+}
+
+void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
+{
+    f[0] = (float)log2((double)p->a);
+    f[1] = (float)log2((double)p->b);
+    f[2] = (float)log2((double)p->c);
+    f[3] = (float)log2((double)p->d);
+    f[4] = (float)log2((double)p->batch);
+    f[5] = (float)waste(p->b, 8);
+    f[6] = (float)waste(p->batch, 16);
+}
+
+double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS])
+{
+    double sum = 0;
+    for (int t = 0; t < KS_NTERMS; t++) sum += cost[t] * terms[t];
+    return sum > 1e-9 ? sum : 1e-9;
+}
+
+void ks_cost_assume(const ks_device *device, ks_type type, double cost[KS_NTERMS])
+{
+    const bool gpu = device->backend == KS_CUDA;
+    cost[KS_TERM_LAUNCH] = 3e-6;
+    cost[KS_TERM_BYTES] = 1 / device->copy_bytes_per_s;
+    cost[KS_TERM_FLOPS] = 1 / device->gemm_flops_per_s[type];
+    cost[KS_TERM_SHUFFLE] = gpu ? 0 : 0.5e-9 / (device->units > 0 ? device->units : 1);
+    cost[KS_TERM_CALLS] = gpu ? 0 : 50e-9;
+}
+
+static bool foreign_supports(const ks_problem *p, const ks_device *device)
+{
+    (void)p, (void)device;
+    return true;
+}
+
+static size_t foreign_workspace(const ks_problem *p, const ks_device *device)
+{
+    (void)p, (void)device;
+    return 0;
+}
+
+static void foreign_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+{
+    (void)device;
+    terms[KS_TERM_LAUNCH] = 1;
+    terms[KS_TERM_BYTES] = ks_problem_bytes(p);
+    terms[KS_TERM_FLOPS] = ks_problem_flops(p);
+    terms[KS_TERM_SHUFFLE] = (double)(ks_x_count(p) + ks_y_count(p));
+    terms[KS_TERM_CALLS] = (double)(p->a * p->d);
+}
+
+static ks_status foreign_run(const ks_problem *p, const ks_run_args *args)
+{
+    (void)p, (void)args;
+    return ks_fail(KS_ERR_UNSUPPORTED, "this kernel is known by its measurements only");
+}
+
+void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version)
+{
+    *row =
+        (ks_kernel){name, family, KS_CPU, version, foreign_supports, foreign_workspace, foreign_terms, foreign_run};
+}
+
+const ks_kernel *ks_model_row(const ks_model *m, int q)
+{
+    const ks_kernel *row = ks_kernel_find(m->kernel[q].name);
+    return row ? row : &m->kernel[q].foreign;
+}
+
+/* e^-x for x >= 0, to float32's half precision and more: vectorisable, unlike expf. */
+static inline float exp_minus(float x)
+{
+    if (x > 80) x = 80;
+    const float t = -x * 1.44269504f, whole = (float)(int)(t - 0.5f), f = (t - whole) * 0.69314718f;
+    const float e = 1 + f * (1 + f * (0.5f + f * (0.16666667f + f * (0.04166667f + f * 0.00833333f))));
+    union {
+        int32_t bits;
+        float value;
+    } scale = {.bits = ((int32_t)whole + 127) << 23};
+    return e * scale.value;
+}
+
+/* Correlations of the problem with every point: Matern 3/2 over the scaled distance. */
+static void correlations(const ks_model *m, const float features[KS_MODEL_DIMS], float out[KS_MODEL_POINTS])
+{
+    const int points = m->points;
+    for (int i = 0; i < points; i++) out[i] = 0;
+    for (int k = 0; k < KS_MODEL_DIMS; k++) {
+        const float x = features[k] / m->length[k];
+        const float *input = m->input[k];
+        for (int i = 0; i < points; i++) out[i] += (input[i] - x) * (input[i] - x);
+    }
+    for (int i = 0; i < points; i++) {
+        const float r = sqrtf(3 * out[i]);
+        out[i] = (1 + r) * exp_minus(r);
+    }
+}
+
+static const ks_model_kernel *known(const ks_model *m, const ks_kernel *kernel)
+{
+    for (int q = 0; m && q < m->kernels; q++)
+        if (strcmp(m->kernel[q].name, kernel->name) == 0 && m->kernel[q].version == kernel->version)
+            return &m->kernel[q];
+    return NULL;
+}
+
+/* signal - |L^-1 k|^2: what the measured points leave uncertain. */
+static double posterior_variance(const ks_model *m, const ks_model_kernel *k, const float *correlation)
+{
+    if (!k->factor) return k->signal;
+    double solved[KS_MODEL_POINTS], left = k->signal;
+    int row = 0;
+    for (int i = 0; i < m->points; i++) {
+        if (!k->measured[i]) continue;
+        const double *l = k->factor + (size_t)row * (size_t)(row + 1) / 2;
+        double sum = k->signal * (double)correlation[i];
+        for (int j = 0; j < row; j++) sum -= l[j] * solved[j];
+        solved[row] = sum / l[row];
+        left -= solved[row] * solved[row];
+        row++;
+    }
+    return left > 1e-8 ? left : 1e-8;
+}
+
+void ks_model_predict(const ks_model *m, const ks_device *device, const ks_problem *p,
+                      const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out)
+{
+    float features[KS_MODEL_DIMS], correlation[KS_MODEL_POINTS];
+    ks_model_features(p, features);
+    if (m) correlations(m, features, correlation);
+    for (int q = 0; q < count; q++) {
+        double terms[KS_NTERMS], assumed[KS_NTERMS];
+        kernels[q]->cost_terms(p, device, terms);
+        const ks_model_kernel *k = known(m, kernels[q]);
+        out[q].kernel = kernels[q];
+        if (!k) {
+            ks_cost_assume(device, p->type, assumed);
+            out[q].log_time = log(ks_cost_s(assumed, terms));
+            out[q].deviation = unknown_deviation;
+            continue;
+        }
+        float residual = 0;
+        for (int i = 0; i < m->points; i++) residual += k->alpha[i] * correlation[i];
+        out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
+        out[q].deviation = deviations ? sqrt(posterior_variance(m, k, correlation)) : 0;
+    }
+}
+
+int ks_prediction_best(const ks_prediction *p, int count)
+{
+    int best = 0;
+    for (int q = 1; q < count; q++)
+        if (p[q].log_time < p[best].log_time) best = q;
+    for (int q = 0; q < best; q++)
+        if (p[q].log_time < p[best].log_time + KS_TIE) return q;
+    return best;
+}
+
+static double normal_below(double x)
+{
+    return 0.5 * erfc(-x / sqrt(2));
+}
+
+double ks_expected_regret(const ks_prediction *p, int count, int chosen)
+{
+    double sum = 0;
+    for (int q = 0; q < count; q++) {
+        if (q == chosen) continue;
+        /* E[(e^z - 1)+] for z = log(time chosen / time q), normal */
+        const double mean = p[chosen].log_time - p[q].log_time;
+        const double s = hypot(p[chosen].deviation, p[q].deviation);
+        if (s < 1e-9)
+            sum += mean > 0 ? expm1(mean) : 0;
+        else
+            sum += exp(mean + s * s / 2) * normal_below(mean / s + s) - normal_below(mean / s);
+    }
+    return sum;
+}
+
+double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
+{
+    const double s = hypot(p->deviation, q->deviation), gap = q->log_time - p->log_time;
+    return s > 1e-12 ? normal_below(gap / s) : gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
+}
+
+ks_status ks_model_factorise(ks_model *m)
+{
+    for (int q = 0; q < m->kernels; q++) {
+        ks_model_kernel *k = &m->kernel[q];
+        int index[KS_MODEL_POINTS], n = 0;
+        for (int i = 0; i < m->points; i++)
+            if (k->measured[i]) index[n++] = i;
+        free(k->factor);
+        k->factor = malloc(((size_t)n * (size_t)(n + 1) / 2 + 1) * sizeof *k->factor);
+        k->factor_size = n;
+        if (!k->factor) return ks_fail(KS_ERR_MEMORY, "out of memory for a model of %d points", n);
+        for (int r = 0; r < n; r++) {
+            float features[KS_MODEL_DIMS], correlation[KS_MODEL_POINTS];
+            for (int d = 0; d < KS_MODEL_DIMS; d++) features[d] = m->input[d][index[r]] * m->length[d];
+            correlations(m, features, correlation);
+            double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
+            for (int c = 0; c <= r; c++) {
+                const double *other = k->factor + (size_t)c * (size_t)(c + 1) / 2;
+                double sum = k->signal * (double)correlation[index[c]] + (r == c ? k->noise : 0);
+                for (int i = 0; i < c; i++) sum -= row[i] * other[i];
+                if (r != c) {
+                    row[c] = sum / other[c];
+                } else if (sum > 0) {
+                    row[c] = sqrt(sum);
+                } else {
+                    free(k->factor);
+                    k->factor = NULL;
+                    return ks_fail(KS_ERR_PARSE, "model: covariances of %s are not positive definite", k->name);
+                }
+            }
+        }
+    }
+    return KS_OK;
+}
+
+void ks_model_free(ks_model *m)
+{
+    if (!m) return;
+    for (int q = 0; q < m->kernels; q++) free(m->kernel[q].factor);
+    free(m);
+}

@@ -1,0 +1,90 @@
+/* The predictor's arithmetic: no GSL, no SQL, no allocation once loaded.
+ *
+ * One model serves one device, type, layout and objective, and all kernels at once. For each kernel
+ *
+ *     log time = log(sum over terms of w[t] * terms[t])  +  residual(features),
+ *
+ * a calibrated cost model over the kernel's own cost_terms, which extrapolates, and a Gaussian process over the log sizes,
+ * which corrects it where there are measurements. The kernels share the process's inputs and length scales, so one
+ * row of covariances serves them all: that is what makes a prediction of every candidate cost microseconds. The
+ * posterior's variance gives P(one faster than another) and the expected regret. (Rasmussen and Williams, Gaussian
+ * Processes for Machine Learning, 2006, section 2.2 and algorithm 2.1.) Coefficients are found by calib/fit.c. */
+#ifndef KS_MODEL_H
+#define KS_MODEL_H
+
+#include "kernel.h"
+
+enum {
+    KS_MODEL_DIMS = 7,     /* log2 of a, b, c, d, batch; log2 waste of b in tiles of 8, and of the batch in 16 */
+    KS_MODEL_POINTS = 512, /* measurements kept as inputs of the process, at most */
+    KS_MODEL_KERNELS = 8
+};
+
+typedef struct ks_model_kernel {
+    char name[KS_NAME_BYTES];
+    unsigned version;
+    ks_family family;
+    ks_kernel foreign;            /* stands in for a kernel that this build does not have (another machine's table) */
+    double cost[KS_NTERMS];       /* seconds (joules) per unit of each term, >= 0 */
+    double signal, noise;         /* variances of the residual and of a measurement, in log^2 */
+    float alpha[KS_MODEL_POINTS]; /* weights of the points; 0 where this kernel was not measured */
+    bool measured[KS_MODEL_POINTS];
+    double *factor; /* Cholesky factor over the measured points, row by row; NULL: no variance known */
+    int factor_size;
+} ks_model_kernel;
+
+typedef struct ks_model {
+    ks_type type;
+    ks_layout layout;
+    ks_objective objective;
+    int points, kernels;
+    float length[KS_MODEL_DIMS];                 /* length scales, in units of the features */
+    float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
+    ks_model_kernel kernel[KS_MODEL_KERNELS];
+} ks_model;
+
+/* What is predicted for one kernel: the logarithm of the time, and its standard deviation. */
+typedef struct ks_prediction {
+    const ks_kernel *kernel;
+    double log_time, deviation;
+} ks_prediction;
+
+void ks_model_features(const ks_problem *problem, float features[KS_MODEL_DIMS]);
+
+/* The cost model alone; cost as in ks_model_kernel. */
+double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS]);
+
+/* Costs for a device nobody has measured: from its (assumed) rates. */
+void ks_cost_assume(const ks_device *device, ks_type type, double cost[KS_NTERMS]);
+
+/* The row of model kernel q: the table's, or a stand-in with generic cost terms that cannot run. */
+const ks_kernel *ks_model_row(const ks_model *model, int q);
+
+/* Fills in a stand-in row; name must outlive it. Its cost terms are the problem's own bytes and flops. */
+void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
+
+/* Predicts `count` kernels; a kernel that the model does not know, or knows in another version, gets the assumed costs
+ * and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
+void ks_model_predict(const ks_model *model, const ks_device *device, const ks_problem *problem,
+                      const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
+
+/* Index of the smallest predicted time; ties (inside KS_TIE) go to the kernel that comes first in the table. */
+int ks_prediction_best(const ks_prediction *predictions, int count);
+
+/* E[time of `chosen` / best time] - 1, bounded by the sum over rivals, each pair taken as independent normals. */
+double ks_expected_regret(const ks_prediction *predictions, int count, int chosen);
+
+/* P(the time of p < the time of q). */
+double ks_probability_faster(const ks_prediction *p, const ks_prediction *q);
+
+/* The model as JSON text (malloc'ed; NULL if out of memory), and back. Reading checks every size and number:
+ * KS_ERR_PARSE names what is wrong. */
+char *ks_model_print(const ks_model *model);
+ks_status ks_model_parse(const char *text, ks_model **model);
+void ks_model_free(ks_model *model); /* NULL is allowed */
+
+/* The factor that variances need; from length, signal, noise and the measured points. KS_ERR_MEMORY, or KS_ERR_PARSE if
+ * the covariances are not positive definite. ks_model_parse calls it. */
+ks_status ks_model_factorise(ks_model *model);
+
+#endif

@@ -1,0 +1,172 @@
+/* The model as JSON and back. Text comes from stores and seeds that others may have written, so nothing of it is trusted:
+ * sizes are checked before they are used, numbers must be finite and in range, names are cut to length. */
+#include "model.h"
+#include "error.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bad magnitudes are as harmful as NaN: nothing here is near 1e30. */
+static const double largest = 1e30;
+
+static bool number(const cJSON *object, double *value)
+{
+    if (!cJSON_IsNumber(object) || !isfinite(object->valuedouble) || fabs(object->valuedouble) > largest)
+        return false;
+    *value = object->valuedouble;
+    return true;
+}
+
+static bool numbers(const cJSON *array, int count, double *values)
+{
+    if (!cJSON_IsArray(array) || cJSON_GetArraySize(array) != count) return false;
+    const cJSON *item = array->child;
+    for (int i = 0; i < count; i++, item = item->next)
+        if (!number(item, &values[i])) return false;
+    return true;
+}
+
+static const char *text_of(const cJSON *object, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
+    return cJSON_IsString(item) ? item->valuestring : NULL;
+}
+
+static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *k)
+{
+    double values[KS_MODEL_POINTS], version;
+    const char *name = text_of(object, "name");
+    if (!name || strlen(name) >= sizeof k->name) return ks_fail(KS_ERR_PARSE, "model: a kernel has no usable name");
+    strcpy(k->name, name);
+    if (!number(cJSON_GetObjectItemCaseSensitive(object, "version"), &version) || version < 0 || version > 1e6)
+        return ks_fail(KS_ERR_PARSE, "model: version of %s is not a number", name);
+    k->version = (unsigned)version;
+    const char *family = text_of(object, "family");
+    for (k->family = KS_FUSED; !family || strcmp(family, ks_family_name(k->family)) != 0; k->family++)
+        if (!family || k->family == KS_REFERENCE)
+            return ks_fail(KS_ERR_PARSE, "model: family of %s is not fused, bmm or reference", name);
+    ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
+    if (!numbers(cJSON_GetObjectItemCaseSensitive(object, "cost"), KS_NTERMS, k->cost))
+        return ks_fail(KS_ERR_PARSE, "model: cost of %s is not %d numbers", name, KS_NTERMS);
+    for (int t = 0; t < KS_NTERMS; t++)
+        if (k->cost[t] < 0) return ks_fail(KS_ERR_PARSE, "model: cost %g of %s is negative", k->cost[t], name);
+    if (!number(cJSON_GetObjectItemCaseSensitive(object, "signal"), &k->signal) || k->signal < 0 ||
+        !number(cJSON_GetObjectItemCaseSensitive(object, "noise"), &k->noise) || k->noise <= 0)
+        return ks_fail(KS_ERR_PARSE, "model: variances of %s are not positive numbers", name);
+    const cJSON *alpha = cJSON_GetObjectItemCaseSensitive(object, "alpha");
+    if (!cJSON_IsArray(alpha) || cJSON_GetArraySize(alpha) != points)
+        return ks_fail(KS_ERR_PARSE, "model: alpha of %s is not %d values", name, points);
+    const cJSON *item = alpha->child;
+    for (int i = 0; i < points; i++, item = item->next) {
+        k->measured[i] = !cJSON_IsNull(item);
+        if (k->measured[i] && !number(item, &values[i]))
+            return ks_fail(KS_ERR_PARSE, "model: alpha[%d] of %s is not a number", i, name);
+        k->alpha[i] = k->measured[i] ? (float)values[i] : 0;
+    }
+    return KS_OK;
+}
+
+static ks_status parse_object(const cJSON *root, ks_model *m)
+{
+    double values[KS_MODEL_POINTS], points;
+    ks_status s;
+    const char *type = text_of(root, "type"), *layout = text_of(root, "layout"),
+               *objective = text_of(root, "objective");
+    if ((s = ks_type_parse(type, &m->type)) || (s = ks_layout_parse(layout, &m->layout)) ||
+        (s = ks_objective_parse(objective, &m->objective)))
+        return s;
+    if (!number(cJSON_GetObjectItemCaseSensitive(root, "points"), &points) || points < 0 || points > KS_MODEL_POINTS)
+        return ks_fail(KS_ERR_PARSE, "model: points is not a number from 0 to %d", KS_MODEL_POINTS);
+    m->points = (int)points;
+    if (!numbers(cJSON_GetObjectItemCaseSensitive(root, "length"), KS_MODEL_DIMS, values))
+        return ks_fail(KS_ERR_PARSE, "model: length is not %d numbers", KS_MODEL_DIMS);
+    for (int d = 0; d < KS_MODEL_DIMS; d++) {
+        if (values[d] < 1e-6 || values[d] > 1e6)
+            return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
+        m->length[d] = (float)values[d];
+    }
+    const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
+    if (!cJSON_IsArray(input) || cJSON_GetArraySize(input) != KS_MODEL_DIMS)
+        return ks_fail(KS_ERR_PARSE, "model: input is not %d arrays", KS_MODEL_DIMS);
+    const cJSON *row = input->child;
+    for (int d = 0; d < KS_MODEL_DIMS; d++, row = row->next) {
+        if (!numbers(row, m->points, values))
+            return ks_fail(KS_ERR_PARSE, "model: input[%d] is not %d numbers", d, m->points);
+        for (int i = 0; i < m->points; i++) m->input[d][i] = (float)values[i] / m->length[d];
+    }
+    const cJSON *kernels = cJSON_GetObjectItemCaseSensitive(root, "kernels"), *kernel;
+    if (!cJSON_IsArray(kernels) || cJSON_GetArraySize(kernels) > KS_MODEL_KERNELS)
+        return ks_fail(KS_ERR_PARSE, "model: kernels is not an array of at most %d", KS_MODEL_KERNELS);
+    cJSON_ArrayForEach(kernel, kernels)
+    {
+        if ((s = parse_kernel(kernel, m->points, &m->kernel[m->kernels]))) return s;
+        m->kernels++;
+    }
+    return ks_model_factorise(m);
+}
+
+ks_status ks_model_parse(const char *text, ks_model **model)
+{
+    *model = NULL;
+    cJSON *root = cJSON_Parse(text);
+    if (!root) return ks_fail(KS_ERR_PARSE, "model: not JSON");
+    ks_model *m = calloc(1, sizeof *m);
+    ks_status s = m ? parse_object(root, m) : ks_fail(KS_ERR_MEMORY, "out of memory for a model");
+    cJSON_Delete(root);
+    if (s != KS_OK) {
+        ks_model_free(m);
+        return s;
+    }
+    *model = m;
+    return KS_OK;
+}
+
+/* Seven digits are all that a float32 holds; the text is a third of the size that %.17g would make. */
+static bool add_short(cJSON *array, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", value);
+    for (char *c = text; *c; c++)
+        if (*c == ',') *c = '.'; /* the caller's locale */
+    return cJSON_AddItemToArray(array, cJSON_CreateRaw(text));
+}
+
+char *ks_model_print(const ks_model *m)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON_AddStringToObject(root, "type", ks_type_name(m->type));
+    cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout));
+    cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective));
+    cJSON_AddNumberToObject(root, "points", m->points);
+    cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
+    for (int d = 0; d < KS_MODEL_DIMS; d++) {
+        add_short(length, (double)m->length[d]);
+        cJSON *row = cJSON_CreateArray();
+        for (int i = 0; i < m->points; i++) add_short(row, (double)(m->input[d][i] * m->length[d]));
+        cJSON_AddItemToArray(input, row);
+    }
+    cJSON *kernels = cJSON_AddArrayToObject(root, "kernels");
+    for (int q = 0; q < m->kernels; q++) {
+        const ks_model_kernel *k = &m->kernel[q];
+        cJSON *object = cJSON_CreateObject();
+        cJSON_AddItemToArray(kernels, object);
+        cJSON_AddStringToObject(object, "name", k->name);
+        cJSON_AddNumberToObject(object, "version", k->version);
+        cJSON_AddStringToObject(object, "family", ks_family_name(k->family));
+        cJSON *cost = cJSON_AddArrayToObject(object, "cost"), *alpha = cJSON_AddArrayToObject(object, "alpha");
+        for (int t = 0; t < KS_NTERMS; t++) add_short(cost, k->cost[t]);
+        cJSON_AddNumberToObject(object, "signal", k->signal);
+        cJSON_AddNumberToObject(object, "noise", k->noise);
+        for (int i = 0; i < m->points; i++)
+            if (k->measured[i])
+                add_short(alpha, (double)k->alpha[i]);
+            else
+                cJSON_AddItemToArray(alpha, cJSON_CreateNull());
+    }
+    char *text = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    return text;
+}

@@ -1,0 +1,256 @@
+/* Seeds: those of this build are well-formed, a store turns into one and back, and malformed JSON is refused. */
+#include "csv.h"
+#include "sandbox.h"
+#include "seeds.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <locale.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEVICE                                                                                                       \
+    "{\"name\":\"Test GPU\",\"backend\":\"cuda\",\"arch\":\"sm_90\",\"units\":132,\"l2_bytes\":52428800,"            \
+    "\"memory_bytes\":85520809984,\"driver\":\"580\",\"copy_bytes_per_s\":3.0e12,"                                   \
+    "\"gemm_flops_per_s\":{\"f32\":5.1e13,\"f16\":7.2e14}}"
+#define MODEL                                                                                                        \
+    "{\"type\":\"f16\",\"layout\":\"last\",\"objective\":\"time\",\"rows\":580,\"cv_regret\":0.0125,"                \
+    "\"fitted_at_s\":1763812345.5,\"model\":{\"w\":[0.1,-2.5e-300,3],\"kernel\":\"fused.cuda.mma\"}}"
+
+typedef struct models {
+    int count, stop_after;
+    ks_model_row rows[4];
+    char json[4][256];
+} models;
+
+static bool take(void *user, const ks_model_row *row)
+{
+    models *m = user;
+    if (m->count < 4) {
+        m->rows[m->count] = *row;
+        snprintf(m->json[m->count], sizeof m->json[0], "%s", row->json);
+    }
+    return ++m->count != m->stop_after;
+}
+
+static ks_status read_text(const char *json, ks_device *device, models *m)
+{
+    /* a copy of just these bytes: a seed's text is not terminated, and the sanitizer sees who reads on */
+    size_t bytes = strlen(json);
+    char *copy = malloc(bytes + 1);
+    assert_non_null(copy);
+    memcpy(copy + 1, json, bytes);
+    ks_seed seed = {.name = "test", .json = copy + 1, .json_bytes = bytes};
+    *m = (models){.stop_after = m->stop_after};
+    ks_status status = ks_seed_read(&seed, device, take, m);
+    free(copy);
+    return status;
+}
+
+static void test_shipped(void **state)
+{
+    size_t count;
+    const ks_seed *seeds = ks_seeds(&count);
+    (void)state;
+    assert_non_null(seeds);
+    print_message("%zu seed(s) in this build\n", count);
+    for (size_t i = 0; i < count; i++) {
+        ks_device device;
+        ks_table table;
+        models m = {0};
+        ks_status status = ks_seed_read(&seeds[i], &device, take, &m);
+        if (status != KS_OK) fail_msg("%s", ks_status_message(status));
+        assert_true(*device.name);
+        status = ks_csv_read_text(seeds[i].csv, seeds[i].csv_bytes, seeds[i].name, KS_CSV_KSAUTO, false, &table);
+        if (status != KS_OK) fail_msg("%s", ks_status_message(status));
+        for (size_t row = 0; row < table.count; row++) assert_string_equal(table.rows[row].device, device.name);
+        ks_table_free(&table);
+    }
+}
+
+static void test_read(void **state)
+{
+    ks_device device;
+    models m = {0};
+    (void)state;
+    setlocale(LC_ALL, "de_DE.UTF-8"); /* where there is one: JSON has points all the same */
+    assert_int_equal(read_text("{\"device\":" DEVICE ",\"models\":[" MODEL "," MODEL "]}", &device, &m), KS_OK);
+    setlocale(LC_ALL, "C");
+    assert_string_equal(device.name, "Test GPU");
+    assert_int_equal(device.backend, KS_CUDA);
+    assert_string_equal(device.arch, "sm_90");
+    assert_int_equal(device.units, 132);
+    assert_int_equal(device.l1_bytes, 0);
+    assert_int_equal(device.memory_bytes, INT64_C(85520809984));
+    assert_true(device.copy_bytes_per_s == 3e12);
+    assert_true(device.gemm_flops_per_s[KS_F16] == 7.2e14);
+    assert_true(device.gemm_flops_per_s[KS_F64] == 0);
+    assert_int_equal(m.count, 2);
+    assert_string_equal(m.rows[0].device, "Test GPU");
+    assert_int_equal(m.rows[0].type, KS_F16);
+    assert_int_equal(m.rows[0].layout, KS_BATCH_LAST);
+    assert_int_equal(m.rows[0].objective, KS_TIME);
+    assert_int_equal(m.rows[0].rows, 580);
+    assert_true(m.rows[0].cv_regret == 0.0125);
+    assert_true(m.rows[0].fitted_at_s == 1763812345.5);
+    assert_string_equal(m.json[0], "{\"w\":[0.1,-2.5e-300,3],\"kernel\":\"fused.cuda.mma\"}");
+
+    m.stop_after = 1;
+    assert_int_equal(read_text("{\"device\":" DEVICE ",\"models\":[" MODEL "," MODEL "]}", &device, &m), KS_OK);
+    assert_int_equal(m.count, 1);
+    m.stop_after = 0;
+    assert_int_equal(read_text("{\"device\":{\"name\":\"N\",\"backend\":\"cpu\"},\"models\":[]}", &device, &m),
+                     KS_OK);
+    assert_int_equal(m.count, 0);
+    assert_int_equal(device.backend, KS_CPU);
+}
+
+static void test_malformed(void **state)
+{
+    static const char *const cases[][2] = {
+        {"", "not JSON"},
+        {"{", "not JSON"},
+        {"\xff\xfe", "not JSON"},
+        {"[]", "device"},
+        {"null", "device"},
+        {"{\"device\":3,\"models\":[]}", "device"},
+        {"{\"device\":{},\"models\":[]}", "name"},
+        {"{\"device\":{\"name\":5},\"models\":[]}", "name"},
+        {"{\"device\":{\"name\":\"N\"},\"models\":[]}", "backend"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"tpu\"},\"models\":[]}", "backend"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"units\":-1},\"models\":[]}", "units"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"units\":1e30},\"models\":[]}", "units"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"l2_bytes\":1e300},\"models\":[]}", "l2_bytes"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"l2_bytes\":\"x\"},\"models\":[]}", "l2_bytes"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"copy_bytes_per_s\":1e999},\"models\":[]}",
+         "copy_bytes_per_s"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"gemm_flops_per_s\":[1]},\"models\":[]}",
+         "gemm_flops_per_s"},
+        {"{\"device\":{\"name\":\"N\",\"backend\":\"cpu\",\"gemm_flops_per_s\":{\"f64\":-1}},\"models\":[]}", "f64"},
+        {"{\"device\":" DEVICE "}", "models"},
+        {"{\"device\":" DEVICE ",\"models\":{}}", "models"},
+        {"{\"device\":" DEVICE ",\"models\":[1]}", "models"},
+        {"{\"device\":" DEVICE ",\"models\":[" MODEL ",{\"type\":\"f31\"}]}", "type"},
+        {"{\"device\":" DEVICE ",\"models\":[" MODEL ",{\"type\":\"f32\",\"layout\":\"none\"}]}", "layout"},
+        {"{\"device\":" DEVICE ",\"models\":[{\"type\":\"f32\",\"layout\":\"last\",\"objective\":\"fun\"}]}",
+         "objective"},
+        {"{\"device\":" DEVICE
+         ",\"models\":[{\"type\":\"f32\",\"layout\":\"last\",\"objective\":\"time\",\"rows\":1.5e10}]}",
+         "rows"},
+        {"{\"device\":" DEVICE
+         ",\"models\":[{\"type\":\"f32\",\"layout\":\"last\",\"objective\":\"time\",\"cv_regret\":true}]}",
+         "cv_regret"},
+        {"{\"device\":" DEVICE ",\"models\":[{\"type\":\"f32\",\"layout\":\"last\",\"objective\":\"time\"}]}",
+         "model"},
+        {"{\"device\":" DEVICE
+         ",\"models\":[{\"type\":\"f32\",\"layout\":\"last\",\"objective\":\"time\",\"model\":\"{}\"}]}",
+         "model"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ks_device device = {.name = "untouched"};
+        models m = {0};
+        assert_failure(read_text(cases[i][0], &device, &m), KS_ERR_PARSE, "seed test", cases[i][1]);
+        assert_int_equal(m.count, 0);
+        assert_string_equal(device.name, "untouched");
+    }
+    char name[400], json[600];
+    memset(name, 'n', 399), name[399] = '\0';
+    snprintf(json, sizeof json, "{\"device\":{\"name\":\"%s\",\"backend\":\"cpu\"},\"models\":[]}", name);
+    ks_device device;
+    models m = {0};
+    assert_failure(read_text(json, &device, &m), KS_ERR_PARSE, "name", "too long");
+    size_t deep = 200000;
+    char *brackets = malloc(deep + 1);
+    memset(brackets, '[', deep), brackets[deep] = '\0';
+    assert_failure(read_text(brackets, &device, &m), KS_ERR_PARSE, "not JSON", NULL);
+    free(brackets);
+}
+
+static void test_write(void **state)
+{
+    const char *json_path = sandbox_path(state, "s.json"), *csv_path = sandbox_path(state, "s.csv");
+    ks_device in = {.backend = KS_CPU,
+                    .name = "A \"CPU\" (2 threads)",
+                    .arch = "avx2",
+                    .units = 2,
+                    .l1_bytes = 32768,
+                    .memory_bytes = INT64_C(1) << 40,
+                    .blas = "OpenBLAS",
+                    .copy_bytes_per_s = 1e10 / 3,
+                    .gemm_flops_per_s = {1e11, 0, 0, 5e10}},
+              out;
+    ks_measurement m = {.problem = {1, 2, 3, 4, 5, KS_F32, KS_BATCH_FIRST, KS_MATH_F32},
+                        .kernel = "fused.cpu",
+                        .kernel_version = 2,
+                        .family = KS_FUSED,
+                        .status = KS_OK,
+                        .time_s = 1e-3 / 3,
+                        .spread = NAN,
+                        .energy_j = NAN,
+                        .samples = 9,
+                        .measured_at_s = 1.7e9};
+    ks_model_row row = {"", KS_F32, KS_BATCH_FIRST, KS_TIME, 1, NAN, 1763812345.5, "{\"w\":[0.33333333333333331]}"};
+    models read = {0};
+    ks_store *store;
+    assert_int_equal(ks_store_open(&store, sandbox_path(state, "s.db"), KS_STORE_WRITE), KS_OK);
+    strcpy(m.device, in.name);
+    strcpy(row.device, in.name);
+    assert_int_equal(ks_store_put_device(store, &in), KS_OK);
+    assert_int_equal(ks_store_add(store, &m, NULL), KS_OK);
+    assert_int_equal(ks_store_put_model(store, &row), KS_OK);
+    strcpy(m.device, "another");
+    assert_int_equal(ks_store_add(store, &m, NULL), KS_OK);
+
+    setlocale(LC_ALL, "de_DE.UTF-8");
+    assert_int_equal(ks_seed_write(store, in.name, json_path, csv_path), KS_OK);
+    setlocale(LC_ALL, "C");
+    ks_seed seed = {.name = "s"};
+    char *json = file_read(json_path, &seed.json_bytes), *csv = file_read(csv_path, &seed.csv_bytes);
+    seed.json = json, seed.csv = csv;
+    assert_int_equal(ks_seed_read(&seed, &out, take, &read), KS_OK);
+    assert_memory_equal(&in, &out, sizeof in);
+    assert_int_equal(read.count, 1);
+    assert_string_equal(read.json[0], row.json);
+    assert_true(isnan(read.rows[0].cv_regret));
+    assert_true(read.rows[0].fitted_at_s == row.fitted_at_s);
+    ks_table table;
+    assert_int_equal(ks_csv_read_text(csv, seed.csv_bytes, "s.csv", KS_CSV_KSAUTO, false, &table), KS_OK);
+    assert_int_equal(table.count, 1); /* of this device alone */
+    assert_true(table.rows[0].time_s == m.time_s);
+    ks_table_free(&table);
+
+    /* failures leave what was there, and no drafts */
+    assert_failure(ks_seed_write(store, "nobody", json_path, csv_path), KS_ERR_NO_DATA, "nobody", NULL);
+    assert_failure(ks_seed_write(store, in.name, json_path, sandbox_path(state, "no/s.csv")), KS_ERR_IO, "no/s.csv",
+                   NULL);
+    row.json = "[not JSON";
+    assert_int_equal(ks_store_put_model(store, &row), KS_OK);
+    assert_failure(ks_seed_write(store, in.name, json_path, csv_path), KS_ERR_PARSE, in.name, "model");
+    file_assert_equal(json_path, json, seed.json_bytes);
+    file_assert_equal(csv_path, csv, seed.csv_bytes);
+    assert_int_equal(access(sandbox_path(state, "s.json.draft"), F_OK), -1);
+    free(json);
+    free(csv);
+    ks_store_close(store);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, sandbox_enter, sandbox_leave)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_shipped),
+        TEST(test_read),
+        TEST(test_malformed),
+        TEST(test_write),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
