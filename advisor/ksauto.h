@@ -238,6 +238,9 @@ typedef struct ks_advice {
     double dense_s;         /* the roofline time of the dense matrix of the same shape */
 } ks_advice;
 
+/* The name of the kernel that ks_auto_matmul would take: the decision alone, at its price. Static storage. */
+KS_API ks_status ks_choose(ks_context *ctx, const ks_problem *problem, const char **kernel);
+
 /* What ks_auto_matmul would take for this problem, and why. Touches no array. */
 KS_API ks_status ks_advise(ks_context *ctx, const ks_problem *problem, ks_advice *advice);
 

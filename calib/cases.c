@@ -235,3 +235,13 @@ void ks_cases_choose_ratio(const ks_cases *cases, int *chosen, double *threshold
     }
     choose_by_ratio(cases, *threshold, chosen);
 }
+
+void ks_cases_judge_static(const ks_cases *cases, int *chosen, ks_acceptance *a)
+{
+    ks_cases_choose_family(cases, KS_FUSED, chosen);
+    a->always_fused = ks_cases_regret(cases, chosen, NULL);
+    ks_cases_choose_family(cases, KS_BMM, chosen);
+    a->always_bmm = ks_cases_regret(cases, chosen, NULL);
+    ks_cases_choose_ratio(cases, chosen, &a->ratio_threshold);
+    a->ratio = ks_cases_regret(cases, chosen, NULL);
+}

@@ -45,4 +45,7 @@ void ks_cases_choose_family(const ks_cases *cases, ks_family family, int *chosen
 /* The paper's rule with the threshold that is best on these very cases (so it flatters the rule). */
 void ks_cases_choose_ratio(const ks_cases *cases, int *chosen, double *threshold);
 
+/* Fills in what an acceptance report says of the static policies. chosen is room for one int a case. */
+void ks_cases_judge_static(const ks_cases *cases, int *chosen, ks_acceptance *acceptance);
+
 #endif

@@ -333,3 +333,30 @@ double ks_measure_copy_s(ks_measurer *m, size_t bytes)
     ks_pool_run((int64_t)((bytes + job.piece - 1) / job.piece), true, copy_task, &job);
     return ks_now_s() - start;
 }
+
+ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
+{
+    double best = INFINITY;
+    for (int i = 0; i < 6; i++) {
+        const size_t bytes = m->in.bytes < m->out.bytes ? m->in.bytes : m->out.bytes;
+        const double time = ks_measure_copy_s(m, bytes);
+        if (time > 0) best = fmin(best, time / (2.0 * (double)bytes));
+    }
+    device->copy_bytes_per_s = m->device.copy_bytes_per_s = 1 / best;
+    const ks_measure_limits limits = {.min_samples = 4, .max_samples = 6};
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int layout = 0; layout < KS_NLAYOUTS; layout++) {
+            const ks_problem p = {1, 1024, 1024, 1, 1024, (ks_type)t, (ks_layout)layout, KS_MATH_F32};
+            const ks_kernel *kernels[KS_MAX_KERNELS];
+            ks_measurement out[KS_MAX_KERNELS];
+            const int count = ks_kernels_for(&p, &m->device, kernels);
+            ks_status s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
+            if (s != KS_OK) return s;
+            for (int q = 0; q < count; q++) {
+                const double rate = ks_problem_flops(&p) / out[q].time_s;
+                if (out[q].status == KS_OK && rate > device->gemm_flops_per_s[t]) device->gemm_flops_per_s[t] = rate;
+            }
+        }
+    memcpy(m->device.gemm_flops_per_s, device->gemm_flops_per_s, sizeof m->device.gemm_flops_per_s);
+    return KS_OK;
+}

@@ -76,7 +76,7 @@ void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsig
         (ks_kernel){name, family, KS_CPU, version, foreign_supports, foreign_workspace, foreign_terms, foreign_run};
 }
 
-const ks_kernel *ks_model_row(const ks_model *m, int q)
+const ks_kernel *ks_model_kernel_of(const ks_model *m, int q)
 {
     const ks_kernel *row = ks_kernel_find(m->kernel[q].name);
     return row ? row : &m->kernel[q].foreign;

@@ -58,7 +58,7 @@ double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS]);
 void ks_cost_assume(const ks_device *device, ks_type type, double cost[KS_NTERMS]);
 
 /* The row of model kernel q: the table's, or a stand-in with generic cost terms that cannot run. */
-const ks_kernel *ks_model_row(const ks_model *model, int q);
+const ks_kernel *ks_model_kernel_of(const ks_model *model, int q);
 
 /* Fills in a stand-in row; name must outlive it. Its cost terms are the problem's own bytes and flops. */
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);

@@ -25,6 +25,7 @@ static struct {
     int (*get_threads)(void);
     void (*set_threads)(int);
     char name[96];
+    char **environment;
     pthread_mutex_t lock; /* guards users and threads */
     int users, threads;
 } blas = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -37,7 +38,7 @@ static const char library_name[] = "libopenblas.so.0";
  * setenv could free the array under another thread's getenv. */
 static void *open_with_core(const char *core)
 {
-    char variable[64];
+    static char variable[64];
     size_t count = 0;
     while (environ && environ[count]) count++;
     char **with = malloc((count + 2) * sizeof *with), **without = environ;
@@ -48,13 +49,7 @@ static void *open_with_core(const char *core)
     environ = with;
     void *library = dlopen(library_name, RTLD_NOW | RTLD_LOCAL);
     environ = without;
-    /* Another thread may still be reading `with`: it is left to it, once a process. */
-    static char **kept;
-    static char kept_variable[sizeof variable];
-    memcpy(kept_variable, variable, sizeof variable);
-    with[count] = kept_variable;
-    kept = with;
-    (void)kept;
+    blas.environment = with; /* another thread may still be reading it: left in place, once a process */
     return library;
 }
 
@@ -130,16 +125,16 @@ void ks_blas_end(void)
     pthread_mutex_unlock(&blas.lock);
 }
 
-void ks_blas_sgemm(bool at, bool bt, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+void ks_blas_sgemm(bool add, bool bt, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                    int64_t ldb, float *c, int64_t ldc)
 {
-    blas.sgemm(ROW_MAJOR, at ? TRANS : NO_TRANS, bt ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, 1, a, (int)lda, b,
-               (int)ldb, 0, c, (int)ldc);
+    blas.sgemm(ROW_MAJOR, NO_TRANS, bt ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, 1, a, (int)lda, b, (int)ldb, add,
+               c, (int)ldc);
 }
 
-void ks_blas_dgemm(bool at, bool bt, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
+void ks_blas_dgemm(bool add, bool bt, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
                    int64_t ldb, double *c, int64_t ldc)
 {
-    blas.dgemm(ROW_MAJOR, at ? TRANS : NO_TRANS, bt ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, 1, a, (int)lda, b,
-               (int)ldb, 0, c, (int)ldc);
+    blas.dgemm(ROW_MAJOR, NO_TRANS, bt ? TRANS : NO_TRANS, (int)m, (int)n, (int)k, 1, a, (int)lda, b, (int)ldb, add,
+               c, (int)ldc);
 }

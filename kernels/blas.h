@@ -19,10 +19,11 @@ const char *ks_blas_name(void);
 void ks_blas_begin(void);
 void ks_blas_end(void);
 
-/* Row-major C (m x n, ldc) = op(A) op(B), with op(A) m x k and op(B) k x n; C is not read. */
-void ks_blas_sgemm(bool at, bool bt, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+/* Row-major C (m x n, ldc) = op(A) op(B), with op(A) m x k and op(B) k x n; or C += it, if add (else C is not read). No
+ * size or leading dimension may exceed INT_MAX. */
+void ks_blas_sgemm(bool add, bool bt, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                    int64_t ldb, float *c, int64_t ldc);
-void ks_blas_dgemm(bool at, bool bt, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
+void ks_blas_dgemm(bool add, bool bt, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, const double *b,
                    int64_t ldb, double *c, int64_t ldc);
 
 #endif

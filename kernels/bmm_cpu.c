@@ -15,7 +15,8 @@
 
 #include <limits.h>
 
-enum { TASKS_PER_THREAD = 8, LEAST_PIECE = 64 };
+/* BLAS counts in int. Larger sizes are cut: b and the batch into pieces, c into terms of a sum. */
+enum { TASKS_PER_THREAD = 8, LEAST_PIECE = 64, BLAS_MOST = INT_MAX / 2 };
 
 static const double wide_bytes = 1e5, wide_flops = 1e6;
 
@@ -29,7 +30,8 @@ typedef struct gemm_job {
     const char *x, *k;
     char *y;
     view xv, yv;
-    size_t size; /* bytes of an element: 4 or 8 */
+    bool sample_rows; /* a block's rows are samples (n x c), else it is (c x n) */
+    size_t size;      /* bytes of an element: 4 or 8 */
     int64_t n_piece, j_piece, n_pieces, j_pieces;
 } gemm_job;
 
@@ -43,20 +45,28 @@ static bool is_wide(const ks_problem *p)
     return ks_problem_bytes(p) > wide_bytes || ks_problem_flops(p) > wide_flops;
 }
 
-/* Pieces such that every thread has several tasks where the problem is large enough for that. */
+static int64_t clamp(int64_t value, int64_t least, int64_t most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
+/* Pieces such that every thread has several tasks where the problem is large enough for that. A leading dimension past
+ * BLAS's reach does not matter in a matrix of one row. */
 static void cut(const ks_problem *p, int units, gemm_job *job)
 {
     const int64_t blocks = p->a * p->d;
-    int64_t wanted = ceil_div((int64_t)units * TASKS_PER_THREAD, blocks);
-    if (blocks >= 4 * units) wanted = 1;
-    job->n_piece = ceil_div(p->batch, wanted);
-    if (job->n_piece < LEAST_PIECE) job->n_piece = LEAST_PIECE;
-    if (job->n_piece > INT_MAX / 2) job->n_piece = INT_MAX / 2;
+    const int64_t wanted = blocks >= 4 * units ? 1 : ceil_div((int64_t)units * TASKS_PER_THREAD, blocks);
+    job->n_piece = clamp(ceil_div(p->batch, wanted), LEAST_PIECE, BLAS_MOST);
+    if (job->sample_rows && (job->xv.ld > INT_MAX || job->yv.ld > INT_MAX)) job->n_piece = 1;
     job->n_pieces = ceil_div(p->batch, job->n_piece);
-    wanted = ceil_div(units, blocks * job->n_pieces);
-    job->j_piece = ceil_div(p->b, wanted);
-    if (job->j_piece < LEAST_PIECE) job->j_piece = LEAST_PIECE;
+    job->j_piece = clamp(ceil_div(p->b, ceil_div(units, blocks * job->n_pieces)), LEAST_PIECE, BLAS_MOST);
+    if (p->c > INT_MAX) job->j_piece = 1;
     job->j_pieces = ceil_div(p->b, job->j_piece);
+}
+
+static int64_t row_step(int64_t rows, int64_t columns, int64_t ld)
+{
+    return rows == 1 ? columns : ld;
 }
 
 static void gemm_task(void *arg, int64_t index, int thread)
@@ -68,21 +78,27 @@ static void gemm_task(void *arg, int64_t index, int thread)
     const int64_t block = index / g->j_pieces / g->n_pieces, i = block / p->d, l = block % p->d;
     const int64_t n = p->batch - n0 < g->n_piece ? p->batch - n0 : g->n_piece;
     const int64_t b = p->b - j0 < g->j_piece ? p->b - j0 : g->j_piece;
-    const bool first = p->layout == KS_BATCH_FIRST;
-    const int64_t x_at = i * g->xv.i_step + l * g->xv.l_step + (first ? n0 * g->xv.ld : n0);
-    const int64_t y_at = i * g->yv.i_step + l * g->yv.l_step + (first ? n0 * g->yv.ld + j0 : j0 * g->yv.ld + n0);
-    const void *x = g->x + (size_t)x_at * g->size, *k = g->k + (size_t)((block * p->b + j0) * p->c) * g->size;
+    const int64_t x_at = i * g->xv.i_step + l * g->xv.l_step + (g->sample_rows ? n0 * g->xv.ld : n0);
+    const int64_t y_at =
+        i * g->yv.i_step + l * g->yv.l_step + (g->sample_rows ? n0 * g->yv.ld + j0 : j0 * g->yv.ld + n0);
     void *y = g->y + (size_t)y_at * g->size;
-    if (g->size == sizeof(float)) {
-        if (first) /* (n x c) (b x c)^T */
-            ks_blas_sgemm(false, true, n, b, p->c, x, g->xv.ld, k, p->c, y, g->yv.ld);
-        else /* (b x c) (c x n) */
-            ks_blas_sgemm(false, false, b, n, p->c, k, p->c, x, g->xv.ld, y, g->yv.ld);
-    } else {
-        if (first)
-            ks_blas_dgemm(false, true, n, b, p->c, x, g->xv.ld, k, p->c, y, g->yv.ld);
-        else
-            ks_blas_dgemm(false, false, b, n, p->c, k, p->c, x, g->xv.ld, y, g->yv.ld);
+    for (int64_t k0 = 0; k0 < p->c; k0 += BLAS_MOST) {
+        const int64_t c = p->c - k0 < BLAS_MOST ? p->c - k0 : BLAS_MOST;
+        const void *x = g->x + (size_t)(x_at + (g->sample_rows ? k0 : k0 * g->xv.ld)) * g->size;
+        const void *k = g->k + (size_t)((block * p->b + j0) * p->c + k0) * g->size;
+        const int64_t ldk = row_step(b, c, p->c), ldx = g->sample_rows ? row_step(n, c, g->xv.ld) : g->xv.ld;
+        const int64_t ldy = g->sample_rows ? row_step(n, b, g->yv.ld) : g->yv.ld;
+        if (g->size == sizeof(float)) {
+            if (g->sample_rows) /* (n x c) (b x c)^T */
+                ks_blas_sgemm(k0 > 0, true, n, b, c, x, ldx, k, ldk, y, ldy);
+            else /* (b x c) (c x n) */
+                ks_blas_sgemm(k0 > 0, false, b, n, c, k, ldk, x, ldx, y, ldy);
+        } else {
+            if (g->sample_rows)
+                ks_blas_dgemm(k0 > 0, true, n, b, c, x, ldx, k, ldk, y, ldy);
+            else
+                ks_blas_dgemm(k0 > 0, false, b, n, c, k, ldk, x, ldx, y, ldy);
+        }
     }
 }
 
@@ -97,7 +113,7 @@ static void multiply(gemm_job *job, int units)
 
 static double gemm_calls(const ks_problem *p, int units)
 {
-    gemm_job job;
+    gemm_job job = {.problem = p};
     cut(p, units, &job);
     return (double)(p->a * p->d) * (double)(job.n_pieces * job.j_pieces);
 }
@@ -115,18 +131,13 @@ static void strided_views(const ks_problem *p, view *x, view *y)
     }
 }
 
-static bool sizes_fit_blas(const ks_problem *p)
-{
-    return p->b <= INT_MAX / 2 && p->c <= INT_MAX / 2;
-}
-
 static bool strided_supports(const ks_problem *p, const ks_device *device)
 {
     if (device->backend != KS_CPU || !ks_blas_available() || (p->type != KS_F32 && p->type != KS_F64)) return false;
     if (p->layout == KS_BATCH_FIRST && p->d > 1) return false;
     view x, y;
     strided_views(p, &x, &y);
-    return sizes_fit_blas(p) && x.ld <= INT_MAX && y.ld <= INT_MAX;
+    return x.ld <= INT_MAX && y.ld <= INT_MAX;
 }
 
 static size_t no_workspace(const ks_problem *problem, const ks_device *device)
@@ -147,7 +158,12 @@ static void strided_cost(const ks_problem *p, const ks_device *device, double te
 
 static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
 {
-    gemm_job job = {.problem = p, .x = args->x, .k = args->k, .y = args->y, .size = ks_type_bytes(p->type)};
+    gemm_job job = {.problem = p,
+                    .x = args->x,
+                    .k = args->k,
+                    .y = args->y,
+                    .size = ks_type_bytes(p->type),
+                    .sample_rows = p->layout == KS_BATCH_FIRST};
     strided_views(p, &job.xv, &job.yv);
     multiply(&job, args->device->units);
     return KS_OK;
@@ -155,8 +171,15 @@ static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
 
 /* ---- bmm.cpu.permute ------------------------------------------------------------------------------------------ */
 
+/* Blocks are [i][l][n][row] in batch-first, [i][l][row][n] in batch-last, the order that moves whole runs; and the former
+ * where the batch is too long for a leading dimension. */
+static bool sample_rows(const ks_problem *p)
+{
+    return p->layout == KS_BATCH_FIRST || p->batch > INT_MAX;
+}
+
 /* One of the two permutations, between an outer array of `rows` rows per super-block (c for X, b for Y) and its
- * blocks: [i][l][n][row] in batch-first, [i][l][row][n] in batch-last, in float32 or float64. */
+ * blocks, in float32 or float64. */
 typedef struct permute_job {
     const ks_problem *problem;
     int64_t rows;
@@ -204,8 +227,13 @@ static inline __attribute__((always_inline)) void permute_piece(ks_type type, bo
         for (int64_t row = 0; row < g->rows; row++)
             for (int64_t l = 0; l < p->d; l++) {
                 char *o = g->outer + (size_t)(((i * g->rows + row) * p->d + l) * p->batch + n0) * narrow;
-                char *b = g->blocks + (size_t)(((i * p->d + l) * g->rows + row) * p->batch + n0) * wide;
-                move(type, inward, o, 1, b, 1, n);
+                const int64_t block = i * p->d + l;
+                if (sample_rows(p))
+                    move(type, inward, o, 1, g->blocks + (size_t)((block * p->batch + n0) * g->rows + row) * wide,
+                         g->rows, n);
+                else
+                    move(type, inward, o, 1, g->blocks + (size_t)((block * g->rows + row) * p->batch + n0) * wide, 1,
+                         n);
             }
     }
 }
@@ -241,6 +269,28 @@ static void permute(permute_job *job, int units)
     ks_pool_run(p->a * job->n_pieces, is_wide(p), permute_task, job);
 }
 
+/* K of a half type to float32. */
+typedef struct widen_job {
+    const ks_problem *problem;
+    const void *from;
+    char *to;
+} widen_job;
+
+enum { WIDEN_PIECE = 1 << 16 };
+
+static void widen_task(void *arg, int64_t index, int thread)
+{
+    (void)thread;
+    const widen_job *g = arg;
+    const int64_t at = index * WIDEN_PIECE, left = ks_k_count(g->problem) - at,
+                  count = left < WIDEN_PIECE ? left : WIDEN_PIECE;
+    char *from = (char *)(uintptr_t)g->from + at * 2, *to = g->to + at * 4;
+    if (g->problem->type == KS_F16)
+        move(KS_F16, true, from, 1, to, 1, count);
+    else
+        move(KS_BF16, true, from, 1, to, 1, count);
+}
+
 static int64_t round_64(int64_t bytes)
 {
     return ceil_div(bytes, 64) * 64;
@@ -263,8 +313,7 @@ static bool permute_supports(const ks_problem *p, const ks_device *device)
 {
     /* The float32 copies of half types must be countable too. */
     const int64_t limit = INT64_MAX / 32;
-    return device->backend == KS_CPU && ks_blas_available() && sizes_fit_blas(p) &&
-           (p->layout == KS_BATCH_FIRST || p->batch <= INT_MAX) && ks_x_count(p) < limit && ks_y_count(p) < limit &&
+    return device->backend == KS_CPU && ks_blas_available() && ks_x_count(p) < limit && ks_y_count(p) < limit &&
            ks_k_count(p) < limit;
 }
 
@@ -286,17 +335,13 @@ static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
     permute_job in = {.problem = p, .rows = p->c, .outer = (char *)(uintptr_t)args->x, .blocks = x, .inward = true};
     permute(&in, args->device->units);
 
-    gemm_job job = {.problem = p, .x = x, .k = args->k, .y = y, .size = (size_t)size};
-    const int64_t ldx = p->layout == KS_BATCH_FIRST ? p->c : p->batch;
-    const int64_t ldy = p->layout == KS_BATCH_FIRST ? p->b : p->batch;
+    gemm_job job = {.problem = p, .x = x, .k = args->k, .y = y, .size = (size_t)size, .sample_rows = sample_rows(p)};
+    const int64_t ldx = job.sample_rows ? p->c : p->batch, ldy = job.sample_rows ? p->b : p->batch;
     job.xv = (view){p->d * p->c * p->batch, p->c * p->batch, ldx};
     job.yv = (view){p->d * p->b * p->batch, p->b * p->batch, ldy};
     if (ks_type_bytes(p->type) < sizeof(float)) {
-        char *from = (char *)(uintptr_t)args->k;
-        if (p->type == KS_F16)
-            move(KS_F16, true, from, 1, k, 1, ks_k_count(p));
-        else
-            move(KS_BF16, true, from, 1, k, 1, ks_k_count(p));
+        widen_job widen = {p, args->k, k};
+        ks_pool_run(ceil_div(ks_k_count(p), WIDEN_PIECE), is_wide(p), widen_task, &widen);
         job.k = k;
     }
     multiply(&job, args->device->units);

@@ -3,6 +3,9 @@
 #include "pool.h"
 #include "rows.h"
 
+#if defined(__x86_64__)
+#    include <cpuid.h>
+#endif
 #include <gnu/libc-version.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,13 +14,22 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#if defined(__x86_64__)
+/* __builtin_cpu_supports does not know f16c in clang 14. The operating system saves its registers if it does AVX2's. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 /* 0 portable, 1 AVX2, 2 AVX-512: the CPU's level, lowered by KSAUTO_ISA. */
 static int isa_level(void)
 {
     int level = 0;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) level = 1;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) level = 1;
     if (level && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
         level = 2;

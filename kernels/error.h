@@ -6,7 +6,8 @@
 #include "ksauto.h"
 
 /* Remembers the printf-style message for this thread and returns status, so that callers write
- * `return ks_fail(KS_ERR_ARGUMENT, "batch is %lld, must be >= 1", ...)`. */
+ * `return ks_fail(KS_ERR_ARGUMENT, "batch is %lld, must be >= 1", ...)`.
+ * No argument may point into the last message: it is being overwritten. */
 ks_status ks_fail(ks_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -83,7 +83,8 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
         plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
-    plan->k_slab = blocks * p->c * x_row <= x_most ? p->c : fit(x_most / x_row / blocks, KS_FUSED_SLICE, p->c);
+    const bool whole = plan->dot || blocks * p->c * x_row <= x_most; /* dot tiles never cut c */
+    plan->k_slab = whole ? p->c : fit(x_most / x_row / blocks, KS_FUSED_SLICE, p->c);
     plan->j_chunk = fit(y_most / row / blocks, core->rows, p->b);
 
     plan->tasks_i = ceil_div(p->a, plan->ig);

@@ -32,6 +32,7 @@ static int64_t only; /* -1: all */
 static size_t random_problems;
 static unsigned long runs[KERNELS_MAX]; /* by row of the table */
 static size_t failures;
+static char running[TRIAL_WHY_BYTES]; /* what a crash interrupted; "" when nothing runs */
 
 static void failed(size_t index, const char *what)
 {
@@ -81,7 +82,10 @@ static void try_all(size_t index, const ks_problem *problem, trial_values values
         check_costs(kernel, problem, device, index);
         if (!worth_running(kernel, problem, index)) continue;
         runs[row]++;
+        snprintf(running, sizeof running, "problem %zu of seed %" PRIu64 ": %s on %s, %" PRId64 " bytes of L2", index,
+                 seed, kernel->name, problem_text(problem, text), device->l2_bytes);
         if (!trial_run(&t, kernel, device, why)) failed(index, why);
+        running[0] = '\0';
     }
     trial_free(&t);
     for (int f = 0; f < KS_NFAMILIES; f++) {
@@ -264,6 +268,16 @@ static void test_all_kernels_ran(void **state)
     if (!enough) fail_msg("a kernel of the CPU ran on fewer than %d problems", LEAST_RUNS);
 }
 
+/* cmocka turns a fault into a failed test, but cannot say where it came from. */
+static int name_the_crash(void **state)
+{
+    (void)state;
+    if (running[0] != '\0') print_error("crashed: %s\n", running);
+    running[0] = '\0';
+    failures = 0;
+    return 0;
+}
+
 static int setup(void **state)
 {
     const char *problems = getenv("KS_TEST_PROBLEMS"), *index = getenv("KS_TEST_ONLY");
@@ -283,10 +297,14 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),           cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_nasty),           cmocka_unit_test(test_random),
-        cmocka_unit_test(test_nonfinite),       cmocka_unit_test(test_extreme_values),
-        cmocka_unit_test(test_large_outputs),   cmocka_unit_test(test_huge_sizes_supported),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test_teardown(test_nasty, name_the_crash),
+        cmocka_unit_test_teardown(test_random, name_the_crash),
+        cmocka_unit_test_teardown(test_nonfinite, name_the_crash),
+        cmocka_unit_test_teardown(test_extreme_values, name_the_crash),
+        cmocka_unit_test_teardown(test_large_outputs, name_the_crash),
+        cmocka_unit_test(test_huge_sizes_supported),
         cmocka_unit_test(test_all_kernels_ran),
     };
     return cmocka_run_group_tests_name("kernels", tests, setup, NULL);

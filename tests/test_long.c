@@ -3,7 +3,7 @@
  * sides of 2^31 elements (in X, Y or K) and of 2^31 and 2^32 bytes, and the rest at random. Every output must have
  * been written.
  *
- * Slow: minutes, and 4.3 GB of arrays beside the workspace. Skips itself on machines with less than 14 GiB available,
+ * Slow: a minute or more, and up to 8.6 GB of arrays beside the workspace. Skips itself on machines with less than 14 GiB available,
  * and where KS_TEST_LONG=0. KS_TEST_SEED as in test_kernels.c. */
 #include "trial.h"
 
@@ -231,12 +231,28 @@ static void test_long_k(void **state)
     try_problem((ks_problem){.a = 1, .b = 26755, .c = 26757, .d = 3, .batch = 1, .type = KS_F16});
 }
 
+/* For kernels that take F32 alone; the arrays are then 8 GiB. */
+static void test_long_x_f32(void **state)
+{
+    (void)state;
+    try_problem((ks_problem){.a = 3, .b = 2, .c = 331, .d = 5, .batch = 432601, .type = KS_F32});
+}
+
+/* Kernels with a float32 copy of everything need more than 12 GiB for the above. These are past 2^30 elements: past
+ * 2^31 bytes in the arrays and 2^32 in the copies. */
+static void test_half_as_long(void **state)
+{
+    (void)state;
+    try_problem((ks_problem){.a = 3, .b = 2, .c = 331, .d = 5, .batch = 216301, .type = KS_F16});
+    try_problem((ks_problem){.a = 3, .b = 331, .c = 2, .d = 5, .batch = 216301, .type = KS_BF16});
+    try_problem((ks_problem){.a = 1, .b = 18919, .c = 18920, .d = 3, .batch = 1, .type = KS_F16});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_long_x),
-        cmocka_unit_test(test_long_y),
-        cmocka_unit_test(test_long_k),
+        cmocka_unit_test(test_long_x),     cmocka_unit_test(test_long_y),       cmocka_unit_test(test_long_k),
+        cmocka_unit_test(test_long_x_f32), cmocka_unit_test(test_half_as_long),
     };
     return cmocka_run_group_tests_name("long", tests, NULL, NULL);
 }

@@ -1,0 +1,64 @@
+/* Inside a context. Everything but the memo, the workspaces and the first-use measuring is written by ks_open and only
+ * read from then on, so that any number of threads may use it without a lock. */
+#ifndef KS_CONTEXT_H
+#define KS_CONTEXT_H
+
+#include "cases.h"
+#include "model.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { MEMO_SLOTS = 8192, MEMO_PROBES = 16, WORKSPACES = 64 };
+
+/* A decision that was made: written once by the thread that takes the slot, read by all once it is ready. */
+typedef struct memo_slot {
+    _Atomic uint32_t state; /* 0 free, 1 being written, 2 ready */
+    uint32_t traits;        /* type, layout, math */
+    int64_t sizes[5];
+    const ks_kernel *kernel;
+} memo_slot;
+
+/* What a type and layout are decided by. */
+typedef struct knowledge {
+    ks_model *model; /* NULL: the built-in costs */
+    ks_source source;
+    char source_device[KS_DEVICE_BYTES];
+    ks_cases cases; /* measured on this very device */
+} knowledge;
+
+struct ks_context {
+    ks_device device;
+    bool here; /* the device can be run on; else it is known by its measurements alone */
+    ks_objective objective;
+    unsigned flags;
+    double measure_budget_s;
+    bool explain;
+    char *store_path;
+    ks_status store_status;
+    char store_why[512];
+    knowledge known[KS_NTYPES][KS_NLAYOUTS];
+    memo_slot *memo;
+    _Atomic(void *) workspace[WORKSPACES]; /* free blocks; each starts with its size */
+    pthread_mutex_t measuring;
+};
+
+/* What is predicted (or was measured) for every candidate, in table order; returns how many. *measured tells whether
+ * this very problem was measured. */
+int ks_context_predict(const ks_context *ctx, const ks_problem *problem, bool deviations, ks_prediction *out,
+                       bool *measured);
+
+/* The kernel for a valid problem: from the memo, or predicted and remembered. NULL if there is none. */
+const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *problem);
+
+/* Whether the memo knows the problem. */
+const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *problem);
+void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel);
+
+/* Resolves "auto", "fused", "bmm" or a kernel's name for a valid problem. */
+ks_status ks_context_resolve(ks_context *ctx, const ks_problem *problem, const char *path, const ks_kernel **kernel);
+
+/* One line on standard error: KSAUTO_EXPLAIN=1. */
+void ks_context_explain(const ks_context *ctx, const ks_problem *problem);
+
+#endif

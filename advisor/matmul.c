@@ -1,0 +1,184 @@
+/* Multiplying: decide, borrow workspace, run.
+ *
+ * Workspaces are blocks in a small array of atomic pointers: a call exchanges one out and puts it back, so that threads
+ * never wait for each other; a block that is too small is replaced by a larger one, and from then on nothing is
+ * allocated. */
+#include "context.h"
+#include "error.h"
+#include "measure.h"
+#include "store.h"
+#include "timer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { HEADER = 64, FIRST_USE_ROUNDS = 5 };
+
+typedef struct block {
+    size_t bytes; /* behind the header */
+} block;
+
+/* A block of at least `bytes`, or NULL. */
+static block *borrow(ks_context *ctx, size_t bytes)
+{
+    block *small = NULL;
+    for (int i = 0; i < WORKSPACES; i++) {
+        if (!atomic_load_explicit(&ctx->workspace[i], memory_order_relaxed)) continue;
+        block *b = atomic_exchange(&ctx->workspace[i], NULL);
+        if (b && b->bytes >= bytes) {
+            free(small);
+            return b;
+        }
+        if (b) {
+            free(small);
+            small = b;
+        }
+    }
+    free(small);
+    if (bytes > SIZE_MAX - 2 * HEADER) return NULL;
+    const size_t room = (bytes + HEADER - 1) / HEADER * HEADER;
+    block *b = aligned_alloc(HEADER, HEADER + room);
+    if (b) b->bytes = room;
+    return b;
+}
+
+static void give_back(ks_context *ctx, block *b)
+{
+    for (int i = 0; i < WORKSPACES; i++) {
+        void *empty = NULL;
+        if (atomic_compare_exchange_strong(&ctx->workspace[i], &empty, b)) return;
+    }
+    free(b);
+}
+
+ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes)
+{
+    if (!ctx) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    block *b = borrow(ctx, bytes);
+    if (!b) return ks_fail(KS_ERR_MEMORY, "out of memory: %zu bytes of workspace", bytes);
+    give_back(ctx, b);
+    return KS_OK;
+}
+
+ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *p, const char *path, size_t *bytes)
+{
+    const ks_kernel *kernel;
+    if (!ctx || !bytes) return ks_fail(KS_ERR_ARGUMENT, "%s is NULL", ctx ? "bytes" : "ctx");
+    ks_status s = ks_problem_check(p);
+    if (s == KS_OK) s = ks_context_resolve(ctx, p, path, &kernel);
+    if (s == KS_OK) *bytes = kernel->workspace_bytes(p, &ctx->device);
+    return s;
+}
+
+static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
+{
+    const size_t bytes = kernel->workspace_bytes(p, &ctx->device);
+    block *b = NULL;
+    if (bytes > 0 && !(b = borrow(ctx, bytes)))
+        return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", kernel->name, bytes);
+    args->workspace = b ? (char *)b + HEADER : NULL;
+    ks_status s = kernel->run(p, args);
+    if (b) give_back(ctx, b);
+    return s;
+}
+
+/* The kernel that needs least workspace: what is left when memory is short. */
+static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
+{
+    const ks_kernel *kernels[KS_MAX_KERNELS], *least = NULL;
+    const int count = ks_kernels_for(p, &ctx->device, kernels);
+    for (int q = 0; q < count; q++)
+        if (!least || kernels[q]->workspace_bytes(p, &ctx->device) < least->workspace_bytes(p, &ctx->device))
+            least = kernels[q];
+    return least;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* KS_MEASURE: races the candidates that may be fastest on the caller's own arrays (every one of them computes the
+ * right y), within the budget; remembers and stores the result. Inputs are warm here, unlike in a calibration. */
+static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args *args)
+{
+    ks_prediction predicted[KS_MAX_KERNELS];
+    double samples[KS_MAX_KERNELS][FIRST_USE_ROUNDS];
+    int taken[KS_MAX_KERNELS] = {0};
+    bool measured;
+    if (pthread_mutex_trylock(&ctx->measuring) != 0) return; /* another thread measures: predict this time */
+    const int count = ks_context_predict(ctx, p, false, predicted, &measured);
+    const double start = ks_now_s();
+    const double best = count ? predicted[ks_prediction_best(predicted, count)].log_time : 0;
+    for (int round = 0; !measured && round < FIRST_USE_ROUNDS; round++)
+        for (int q = 0; q < count; q++) {
+            const double expected = exp(predicted[q].log_time), left = ctx->measure_budget_s - (ks_now_s() - start);
+            if (predicted[q].log_time > best + 1.5 || 2 * expected > left) continue;
+            const double before = ks_now_s();
+            if (run(ctx, p, predicted[q].kernel, args) == KS_OK) samples[q][taken[q]++] = ks_now_s() - before;
+        }
+    int fastest = -1;
+    double least = INFINITY;
+    ks_store *store = NULL;
+    if (ctx->store_path && !measured) ks_store_open(&store, ctx->store_path, KS_STORE_WRITE);
+    for (int q = 0; !measured && q < count; q++) {
+        if (taken[q] < 3) continue;
+        qsort(samples[q], (size_t)taken[q], sizeof **samples, compare);
+        const double median = samples[q][taken[q] / 2];
+        if (median < least) least = median, fastest = q;
+        ks_measurement m = {.problem = *p,
+                            .kernel_version = predicted[q].kernel->version,
+                            .family = predicted[q].kernel->family,
+                            .reason = "first use, warm inputs",
+                            .time_s = median,
+                            .energy_j = NAN,
+                            .samples = taken[q],
+                            .spread = (samples[q][taken[q] * 3 / 4] - samples[q][taken[q] / 4]) / 2 / median,
+                            .measured_at_s = ks_clock_s()};
+        snprintf(m.device, sizeof m.device, "%s", ctx->device.name);
+        snprintf(m.kernel, sizeof m.kernel, "%s", predicted[q].kernel->name);
+        if (store) ks_store_add(store, &m, samples[q]);
+    }
+    ks_store_close(store);
+    if (fastest >= 0) ks_context_remember(ctx, p, predicted[fastest].kernel);
+    pthread_mutex_unlock(&ctx->measuring);
+}
+
+static ks_status check(const ks_context *ctx, const ks_problem *p, const void *x, const void *k, const void *y)
+{
+    if (!ctx) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    ks_status s = ks_problem_check(p);
+    if (s == KS_OK) s = ks_arrays_check(p, x, k, y);
+    if (s == KS_OK && !ctx->here)
+        s = ks_fail(KS_ERR_DEVICE, "device \"%s\" is known by its measurements only; it cannot multiply here",
+                    ctx->device.name);
+    return s;
+}
+
+ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, const void *k, void *y, void *stream)
+{
+    ks_status s = check(ctx, p, x, k, y);
+    if (s != KS_OK) return s;
+    ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
+    if ((ctx->flags & KS_MEASURE) && !ks_context_recall(ctx, p)) measure_first_use(ctx, p, &args);
+    const ks_kernel *kernel = ks_context_choose(ctx, p);
+    if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
+    s = run(ctx, p, kernel, &args);
+    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
+    return s;
+}
+
+ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, const void *x, const void *k, void *y,
+                    void *stream)
+{
+    const ks_kernel *kernel;
+    ks_status s = check(ctx, p, x, k, y);
+    if (s == KS_OK && path && strcmp(path, "auto") == 0) return ks_auto_matmul(ctx, p, x, k, y, stream);
+    if (s == KS_OK) s = ks_context_resolve(ctx, p, path, &kernel);
+    if (s != KS_OK) return s;
+    ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
+    return run(ctx, p, kernel, &args);
+}

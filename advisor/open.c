@@ -1,0 +1,248 @@
+/* Opening a context: find the device, read the store once, fill the gaps from the seeds.
+ *
+ * Nothing that is wrong with the store or a model in it may keep a context from opening: it is noted for ks_store_status
+ * and the next rung of the ladder serves. */
+#include "context.h"
+#include "error.h"
+#include "seeds.h"
+#include "store.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static void note_store_trouble(ks_context *ctx, ks_status status)
+{
+    if (ctx->store_status != KS_OK) return;
+    ctx->store_status = status;
+    snprintf(ctx->store_why, sizeof ctx->store_why, "%s", ks_status_message(status));
+}
+
+/* ---- which device -------------------------------------------------------------------------------------------------- */
+
+/* Looks for a device by name among those visited: the exact name wins; else the only one that contains the text. */
+typedef struct search {
+    const char *text;
+    ks_device found;
+    int exact, partial;
+} search;
+
+static bool visit_device(void *user, const ks_device *device)
+{
+    search *s = user;
+    if (strcmp(device->name, s->text) == 0) {
+        s->exact++;
+        s->found = *device;
+    } else if (!s->exact && strcasestr(device->name, s->text)) {
+        if (s->partial == 0 || strcmp(s->found.name, device->name) != 0) s->partial++;
+        s->found = *device;
+    }
+    return true;
+}
+
+static bool no_model(void *user, const ks_model_row *row)
+{
+    (void)user, (void)row;
+    return false;
+}
+
+static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *store)
+{
+    ks_device cpu;
+    ks_device_cpu(&cpu);
+    if (!wanted || !*wanted || strcmp(wanted, "cpu") == 0 || strcmp(wanted, cpu.name) == 0) {
+        ctx->device = cpu, ctx->here = true;
+        return KS_OK;
+    }
+    if (strncmp(wanted, "cuda", 4) == 0)
+        return ks_fail(KS_ERR_DEVICE, "device \"%s\" is not available: this build has no CUDA backend", wanted);
+    search s = {.text = wanted};
+    if (store) ks_store_each_device(store, visit_device, &s);
+    size_t count;
+    const ks_seed *seeds = ks_seeds(&count);
+    for (size_t i = 0; i < count && !s.exact; i++) {
+        ks_device device;
+        if (ks_seed_read(&seeds[i], &device, no_model, NULL) == KS_OK) visit_device(&s, &device);
+    }
+    if (!s.exact && s.partial != 1)
+        return ks_fail(KS_ERR_DEVICE, "device \"%s\" is %s; valid: cpu, or a name that `ksauto devices` lists",
+                       wanted, s.partial ? "the name of several" : "unknown");
+    ctx->device = s.found;
+    return KS_OK;
+}
+
+/* ---- what is known of it ------------------------------------------------------------------------------------------- */
+
+/* Takes models of one device into the gaps that are still open. */
+typedef struct intake {
+    ks_context *ctx;
+    ks_source source;
+    const char *device;
+} intake;
+
+static bool take_model(void *user, const ks_model_row *row)
+{
+    const intake *in = user;
+    knowledge *k = &in->ctx->known[row->type][row->layout];
+    ks_model *model;
+    if (row->objective != in->ctx->objective || k->model) return true;
+    if (ks_model_parse(row->json, &model) != KS_OK || model->type != row->type || model->layout != row->layout) {
+        if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, KS_ERR_PARSE);
+        return true;
+    }
+    k->model = model, k->source = in->source;
+    snprintf(k->source_device, sizeof k->source_device, "%s", in->device);
+    return true;
+}
+
+typedef struct rows {
+    ks_measurement *items;
+    size_t count, room;
+} rows;
+
+static bool take_row(void *user, const ks_measurement *m)
+{
+    rows *r = user;
+    if (r->count == r->room) {
+        const size_t room = r->room ? 2 * r->room : 1024;
+        ks_measurement *items = realloc(r->items, room * sizeof *items);
+        if (!items) return false;
+        r->items = items, r->room = room;
+    }
+    r->items[r->count++] = *m;
+    return true;
+}
+
+static void read_store(ks_context *ctx, ks_store *store)
+{
+    ks_device stored;
+    rows r = {0};
+    if (ks_store_get_device(store, ctx->device.name, &stored) == KS_OK) {
+        ctx->device.copy_bytes_per_s = stored.copy_bytes_per_s;
+        memcpy(ctx->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
+    }
+    intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
+    ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
+    const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
+    if (s == KS_OK) s = ks_store_each(store, &filter, take_row, &r);
+    if (s != KS_OK) note_store_trouble(ctx, s);
+    ks_device known = ctx->device;
+    ks_device_assume_rates(&known);
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int l = 0; l < KS_NLAYOUTS; l++)
+            ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
+                           &ctx->known[t][l].cases);
+    free(r.items);
+}
+
+/* How unlike two devices are: other backends are out of reach, other instruction sets far. */
+static double distance(const ks_device *a, const ks_device *b)
+{
+    if (a->backend != b->backend) return INFINITY;
+    ks_device x = *a, y = *b;
+    ks_device_assume_rates(&x);
+    ks_device_assume_rates(&y);
+    return (strcmp(x.arch, y.arch) == 0 ? 0 : 10) + fabs(log(x.copy_bytes_per_s / y.copy_bytes_per_s)) +
+           fabs(log(x.gemm_flops_per_s[KS_F32] / y.gemm_flops_per_s[KS_F32]));
+}
+
+static void read_seeds(ks_context *ctx)
+{
+    size_t count, nearest = 0;
+    const ks_seed *seeds = ks_seeds(&count);
+    double least = INFINITY;
+    ks_device device, best = {0};
+    for (size_t i = 0; i < count; i++) {
+        if (ks_seed_read(&seeds[i], &device, no_model, NULL) != KS_OK) continue;
+        const double d = strcmp(device.name, ctx->device.name) == 0 ? -1 : distance(&device, &ctx->device);
+        if (d < least) least = d, nearest = i, best = device;
+    }
+    if (!isfinite(least)) return;
+    if (least < 0 && ctx->device.copy_bytes_per_s <= 0) {
+        ctx->device.copy_bytes_per_s = best.copy_bytes_per_s;
+        memcpy(ctx->device.gemm_flops_per_s, best.gemm_flops_per_s, sizeof best.gemm_flops_per_s);
+    }
+    intake in = {ctx, KS_FROM_SEEDS, best.name};
+    ks_seed_read(&seeds[nearest], &device, take_model, &in);
+}
+
+static ks_store *open_store(ks_context *ctx, const ks_options *options)
+{
+    char path[4096];
+    ks_store *store = NULL;
+    if (options->store && !*options->store) {
+        note_store_trouble(ctx, ks_fail(KS_ERR_STORE, "no store was asked for"));
+        return NULL;
+    }
+    ks_status s = ks_store_path(options->store, path, sizeof path);
+    if (s == KS_OK) {
+        ctx->store_path = strdup(path);
+        s = ks_store_open(&store, path, KS_STORE_READ);
+    }
+    if (s != KS_OK) note_store_trouble(ctx, s);
+    return s == KS_OK ? store : NULL;
+}
+
+ks_status ks_open(ks_context **out, const ks_options *options)
+{
+    const ks_options defaults = {0};
+    if (!out) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    *out = NULL;
+    if (!options) options = &defaults;
+    if (options->flags & ~(unsigned)KS_MEASURE)
+        return ks_fail(KS_ERR_ARGUMENT, "flags is %#x, valid: 0 or KS_MEASURE", options->flags);
+    if (!ks_objective_name(options->objective))
+        return ks_fail(KS_ERR_ARGUMENT, "objective is %d, not a ks_objective", (int)options->objective);
+    ks_context *ctx = calloc(1, sizeof *ctx);
+    if (ctx) ctx->memo = calloc(MEMO_SLOTS, sizeof *ctx->memo);
+    if (!ctx || !ctx->memo) {
+        free(ctx);
+        return ks_fail(KS_ERR_MEMORY, "out of memory for a context");
+    }
+    pthread_mutex_init(&ctx->measuring, NULL);
+    ctx->objective = options->objective, ctx->flags = options->flags;
+    ctx->measure_budget_s = options->measure_budget_s > 0 ? options->measure_budget_s : 0.1;
+    const char *explain = getenv("KSAUTO_EXPLAIN");
+    ctx->explain = explain && strcmp(explain, "1") == 0;
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int l = 0; l < KS_NLAYOUTS; l++) ctx->known[t][l].source = KS_FROM_COST_MODEL;
+
+    ks_store *store = open_store(ctx, options);
+    ks_status s = find_device(ctx, options->device, store);
+    if (s == KS_OK) {
+        if (store) read_store(ctx, store);
+        read_seeds(ctx);
+        ks_device_assume_rates(&ctx->device);
+    }
+    ks_store_close(store);
+    if (s != KS_OK) {
+        ks_close(ctx);
+        return s;
+    }
+    *out = ctx;
+    return KS_OK;
+}
+
+void ks_close(ks_context *ctx)
+{
+    if (!ctx) return;
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int l = 0; l < KS_NLAYOUTS; l++) {
+            ks_model_free(ctx->known[t][l].model);
+            ks_cases_free(&ctx->known[t][l].cases);
+        }
+    for (int i = 0; i < WORKSPACES; i++) free(atomic_load(&ctx->workspace[i]));
+    pthread_mutex_destroy(&ctx->measuring);
+    free(ctx->store_path);
+    free(ctx->memo);
+    free(ctx);
+}
+
+ks_status ks_store_status(const ks_context *ctx, const char **why)
+{
+    if (why) *why = ctx ? ctx->store_why : "";
+    if (!ctx) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    return ctx->store_status;
+}

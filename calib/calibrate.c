@@ -1,0 +1,223 @@
+/* ks_calibrate: measure, fit, accept.
+ *
+ * Every type and layout gets an equal share of the time left. Within a share: measure what fills the space and then what
+ * the model is least sure of, per second; fit, store the model; judge it on fresh problems; fit once more with those.
+ * Every measurement is in the store as soon as it is made, so a run that is killed has lost nothing but the one under
+ * way, and the next run starts from what is there. */
+#include "design.h"
+#include "error.h"
+#include "measure.h"
+#include "refit.h"
+#include "timer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 20, ACCEPT_MOST = 400 };
+
+static const double accept_share = 0.25, budget_default_s = 60;
+
+typedef struct run {
+    const ks_calibrate_options *options;
+    ks_calibrate_report *report;
+    ks_device device;
+    ks_store *store;
+    ks_measurer *measurer;
+    double start_s, end_s; /* of the whole run, on the clock of timer.h */
+    double config_end_s;
+    ks_rows rows; /* of the type and layout at hand */
+    double expected_regret;
+    int problems; /* of the type and layout at hand, those from the store included */
+} run;
+
+static ks_status report_progress(run *r, const char *phase)
+{
+    if (!r->options->progress) return KS_OK;
+    const double now = ks_now_s();
+    const ks_progress p = {.phase = phase,
+                           .measured = r->report->measured,
+                           .stored = r->problems,
+                           .elapsed_s = now - r->start_s,
+                           .left_s = fmax(0, r->end_s - now),
+                           .expected_regret = r->expected_regret};
+    if (r->options->progress(r->options->user, &p)) return KS_OK;
+    return ks_fail(KS_ERR_INTERRUPTED, "stopped after %d problems; all of them are stored", r->report->measured);
+}
+
+static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limits *limits, const char *phase)
+{
+    const ks_kernel *kernels[KS_MAX_KERNELS];
+    ks_measurement out[KS_MAX_KERNELS];
+    double raw[KS_MAX_KERNELS * KS_MAX_SAMPLES];
+    const int count = ks_kernels_for(p, &r->device, kernels);
+    ks_status s = ks_measure(r->measurer, p, kernels, count, limits, out, raw);
+    if (s == KS_ERR_MEMORY) return report_progress(r, phase); /* too large for this machine: go on with others */
+    for (int q = 0; s == KS_OK && q < count; q++) {
+        s = ks_store_add(r->store, &out[q], raw + q * KS_MAX_SAMPLES);
+        if (s == KS_OK && !ks_rows_add(&r->rows, &out[q]))
+            s = ks_fail(KS_ERR_MEMORY, "out of memory for measurements");
+    }
+    if (s != KS_OK) return s;
+    r->report->measured++, r->problems++;
+    return report_progress(r, phase);
+}
+
+/* Measures until the time for it is over. *model holds the last fit. */
+static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layout, double end_s, ks_model **model)
+{
+    const ks_measure_limits limits = {.min_samples = 4, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
+    int fitted_at = 0, searched_at = 0;
+    ks_status s = KS_OK;
+    for (int turn = 0; s == KS_OK && ks_now_s() < end_s; turn++) {
+        if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
+            const bool optimise = r->problems > 2 * searched_at;
+            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, NULL);
+            if (s == KS_ERR_NO_DATA) s = KS_OK; /* not yet */
+            fitted_at = r->problems;
+            if (optimise) searched_at = r->problems;
+        }
+        ks_problem p;
+        ks_design_spread(design, &p);
+        if (s == KS_OK && *model && turn % SPREAD_EVERY) {
+            double mean;
+            ks_design_next(design, *model, &p, &mean);
+            r->expected_regret = isnan(r->expected_regret) ? mean : 0.8 * r->expected_regret + 0.2 * mean;
+            if (r->options->target_regret > 0 && r->expected_regret < r->options->target_regret && searched_at) break;
+        }
+        if (s == KS_OK) s = measure_one(r, &p, &limits, "measure");
+    }
+    return s;
+}
+
+/* Judges the model on problems drawn at random, which it has not seen, all candidates measured with more care. */
+static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout layout, const ks_model *model,
+                        uint64_t *random)
+{
+    ks_acceptance *a = &r->report->acceptance[r->report->count];
+    const ks_measure_limits limits = {
+        .min_samples = 7, .max_samples = 31, .max_s = (r->config_end_s - ks_now_s()) / 10};
+    const size_t first = r->rows.count;
+    ks_status s = KS_OK;
+    *a = (ks_acceptance){.type = type, .layout = layout, .measured = r->problems};
+    for (int i = 0; s == KS_OK && i < ACCEPT_MOST && (i < ACCEPT_LEAST || ks_now_s() < r->config_end_s); i++) {
+        ks_problem p;
+        ks_design_random(design, random, &p);
+        s = measure_one(r, &p, &limits, "accept");
+    }
+    if (s != KS_OK) return s;
+    ks_cases cases;
+    s = ks_cases_build(r->rows.items + first, r->rows.count - first, &r->device, type, layout, KS_TIME, &cases);
+    if (s != KS_OK) return s;
+    int *chosen = malloc(((size_t)cases.count + 1) * sizeof *chosen);
+    if (chosen) {
+        ks_cases_choose(&cases, &r->device, model, chosen);
+        a->advisor = ks_cases_regret(&cases, chosen, &a->agreement);
+        ks_cases_judge_static(&cases, chosen, a);
+        r->report->count++;
+    }
+    free(chosen);
+    ks_cases_free(&cases);
+    return KS_OK;
+}
+
+static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, bool optimise, ks_model **model)
+{
+    ks_refit_result result;
+    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, &result);
+    return s == KS_OK ? ks_refit_keep(r->store, &r->device, *model, &result) : s;
+}
+
+static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t *random)
+{
+    const ks_store_filter filter = {.device = r->device.name, .types = 1u << type, .layouts = 1u << layout};
+    const double share = r->config_end_s - ks_now_s();
+    ks_design *design = NULL;
+    ks_model *model = NULL;
+    ks_cases before;
+    r->rows.count = 0, r->problems = 0, r->expected_regret = NAN;
+    ks_status s = ks_store_each(r->store, &filter, ks_rows_add, &r->rows);
+    if (s == KS_OK) s = ks_cases_build(r->rows.items, r->rows.count, &r->device, type, layout, KS_TIME, &before);
+    if (s != KS_OK) return s;
+    r->problems = before.count;
+    ks_cases_free(&before);
+
+    s = ks_design_open(&design, &r->device, type, layout, fmin(fmax(share / 600, 2e-3), 0.1));
+    if (s != KS_OK) goto done;
+    ks_design_skip(design, r->problems);
+    s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);
+    if (s != KS_OK && s != KS_ERR_INTERRUPTED) goto done;
+    /* Stopped or not, what was measured is put to use. */
+    ks_status fit = fit_and_keep(r, type, layout, true, &model);
+    if (s == KS_OK) s = fit;
+    if (s == KS_OK) s = report_progress(r, "fit");
+    if (s != KS_OK) goto done;
+    s = accept(r, design, type, layout, model, random);
+    fit = fit_and_keep(r, type, layout, false, &model);
+    if (s == KS_OK) s = fit;
+done:
+    ks_design_close(design);
+    ks_model_free(model);
+    return s;
+}
+
+/* The stored rates if there are any: they are facts of the device, not of a run. */
+static ks_status prepare_device(run *r)
+{
+    ks_device stored;
+    if (ks_store_get_device(r->store, r->device.name, &stored) == KS_OK && stored.copy_bytes_per_s > 0 &&
+        stored.gemm_flops_per_s[KS_F32] > 0) {
+        r->device.copy_bytes_per_s = stored.copy_bytes_per_s;
+        memcpy(r->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
+    }
+    ks_status s = ks_measurer_open(&r->measurer, &r->device);
+    if (s == KS_OK && r->device.copy_bytes_per_s <= 0) {
+        s = report_progress(r, "rates");
+        if (s == KS_OK) s = ks_measure_rates(r->measurer, &r->device);
+    }
+    return s == KS_OK ? ks_store_put_device(r->store, &r->device) : s;
+}
+
+ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report *report)
+{
+    const ks_calibrate_options defaults = {0};
+    ks_calibrate_report unused;
+    run r = {.options = options ? options : &defaults, .report = report ? report : &unused, .expected_regret = NAN};
+    *r.report = (ks_calibrate_report){0};
+    const double budget_s = r.options->budget_s > 0 ? r.options->budget_s : budget_default_s;
+    const unsigned types = r.options->types ? r.options->types : 1u << KS_F32;
+    const unsigned layouts = r.options->layouts ? r.options->layouts : (1u << KS_NLAYOUTS) - 1;
+    char path[4096];
+    if (types >> KS_NTYPES) return ks_fail(KS_ERR_ARGUMENT, "types is %#x, has bits beyond %d", types, KS_NTYPES - 1);
+    if (layouts >> KS_NLAYOUTS)
+        return ks_fail(KS_ERR_ARGUMENT, "layouts is %#x, has bits beyond %d", layouts, KS_NLAYOUTS - 1);
+    if (!(budget_s < 1e7)) return ks_fail(KS_ERR_ARGUMENT, "budget_s is %g, must be below 1e7", budget_s);
+    if (!(r.options->target_regret >= 0))
+        return ks_fail(KS_ERR_ARGUMENT, "target_regret is %g, must be >= 0", r.options->target_regret);
+
+    ks_device_cpu(&r.device);
+    if (r.options->device && strcmp(r.options->device, "cpu") != 0 && strcmp(r.options->device, r.device.name) != 0)
+        return ks_fail(KS_ERR_DEVICE, "device \"%s\" cannot be measured here; valid: cpu", r.options->device);
+    r.start_s = ks_now_s(), r.end_s = r.start_s + budget_s;
+    uint64_t random = r.options->seed ? r.options->seed : (uint64_t)(ks_clock_s() * 1e9);
+
+    ks_status s = ks_store_path(r.options->store, path, sizeof path);
+    if (s == KS_OK) s = ks_store_open(&r.store, path, KS_STORE_WRITE);
+    if (s == KS_OK) s = prepare_device(&r);
+    int left = __builtin_popcount(types) * __builtin_popcount(layouts);
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int l = 0; l < KS_NLAYOUTS; l++) {
+            if (s != KS_OK || !(types >> t & 1) || !(layouts >> l & 1)) continue;
+            const double now = ks_now_s();
+            r.config_end_s = now + fmax(r.end_s - now, 0.5) / left--;
+            s = calibrate_one(&r, (ks_type)t, (ks_layout)l, &random);
+        }
+    memcpy(r.report->device, r.device.name, sizeof r.report->device);
+    r.report->copy_bytes_per_s = r.device.copy_bytes_per_s;
+    memcpy(r.report->gemm_flops_per_s, r.device.gemm_flops_per_s, sizeof r.report->gemm_flops_per_s);
+    r.report->elapsed_s = ks_now_s() - r.start_s;
+    ks_rows_free(&r.rows);
+    ks_measurer_close(r.measurer);
+    ks_store_close(r.store);
+    return s;
+}

@@ -1,0 +1,31 @@
+/* From rows to a stored model: what calibrate does at its end and `ksauto fit` does alone. */
+#ifndef KS_REFIT_H
+#define KS_REFIT_H
+
+#include "fit.h"
+#include "store.h"
+
+/* Measurements in memory, growing. */
+typedef struct ks_rows {
+    ks_measurement *items;
+    size_t count, room;
+} ks_rows;
+
+bool ks_rows_add(void *rows, const ks_measurement *m); /* a visitor for ks_store_each; false: out of memory */
+void ks_rows_free(ks_rows *rows);
+
+typedef struct ks_refit_result {
+    int problems, quarantined;
+    double cv_regret; /* NaN unless asked for */
+} ks_refit_result;
+
+/* Fits one type, layout and objective. *model is the start on entry (or NULL); it is replaced on success and kept
+ * otherwise. KS_ERR_NO_DATA if there are too few rows. result may be NULL: then nothing is cross-validated. */
+ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
+                   ks_objective objective, bool optimise, ks_model **model, ks_refit_result *result);
+
+/* Writes the model to the store as the device's, in place of the one that was there. */
+ks_status ks_refit_keep(ks_store *store, const ks_device *device, const ks_model *model,
+                        const ks_refit_result *result);
+
+#endif

@@ -1,0 +1,274 @@
+/* ksauto bench: times every kernel of the table on a panel of problems, side by side, inputs cold, and shows what `auto`
+ * takes beside the roofline and the static policies. All ratios of a row come from one interleaved run (calib/measure.h).
+ *
+ * auto's time is that of the kernel it takes, as measured in the same race: what it adds is the decision, which --dispatch
+ * measures in nanoseconds; timing it as one more contestant would only add noise to a tie with itself. */
+#include "bench.h"
+
+#include "csv.h"
+#include "measure.h"
+#include "output.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char synopsis[] = "ksauto [--db FILE] bench [--panel FILE] [--device DEVICE] [--csv OUT] | --dispatch";
+static const char about[] =
+    "Times every kernel and `auto` on a panel of problems, with cold inputs: time, GB/s, TFLOP/s, times over\n"
+    "the roofline, and how much slower always-fused and always-bmm are. Without --panel: the six factors of\n"
+    "ViT-S/16 at batch 25088.";
+
+static const char vit_s16[] = "a,b,c,d,batch,dtype,layout\n"
+                              "2,48,192,1,25088,f32,first\n2,48,192,1,25088,f32,last\n"
+                              "1,192,48,2,25088,f32,first\n1,192,48,2,25088,f32,last\n"
+                              "6,64,64,1,25088,f32,first\n6,64,64,1,25088,f32,last\n"
+                              "1,768,192,2,25088,f32,first\n1,768,192,2,25088,f32,last\n"
+                              "6,64,256,1,25088,f32,first\n6,64,256,1,25088,f32,last\n"
+                              "1,128,128,3,25088,f32,first\n1,128,128,3,25088,f32,last\n";
+
+/* One problem of the panel, measured. */
+typedef struct row {
+    ks_problem problem;
+    int count, best, chosen, best_fused, best_bmm, permute; /* indices of measured; -1: none */
+    ks_measurement measured[KS_MAX_KERNELS];
+    double roofline_s;
+} row;
+
+static bool usable(const ks_measurement *m)
+{
+    return m->status == KS_OK && m->time_s > 0;
+}
+
+static int faster(const row *r, int q, int best)
+{
+    return usable(&r->measured[q]) && (best < 0 || r->measured[q].time_s < r->measured[best].time_s) ? q : best;
+}
+
+static double time_of(const row *r, int q)
+{
+    return q < 0 ? NAN : r->measured[q].time_s;
+}
+
+static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_context *ctx, row *r)
+{
+    const ks_kernel *kernels[KS_MAX_KERNELS];
+    const char *chosen;
+    const ks_measure_limits limits = {.min_samples = 9, .max_samples = 41, .max_s = 3, .full_race = true};
+    ks_status s = ks_choose(ctx, &r->problem, &chosen);
+    r->count = ks_kernels_for(&r->problem, device, kernels);
+    if (s == KS_OK) s = ks_measure(measurer, &r->problem, kernels, r->count, &limits, r->measured, NULL);
+    if (s != KS_OK) return s;
+    r->roofline_s = ks_roofline_s(device, &r->problem);
+    r->best = r->chosen = r->best_fused = r->best_bmm = r->permute = -1;
+    for (int q = 0; q < r->count; q++) {
+        r->best = faster(r, q, r->best);
+        if (kernels[q]->family == KS_FUSED) r->best_fused = faster(r, q, r->best_fused);
+        if (kernels[q]->family == KS_BMM) r->best_bmm = faster(r, q, r->best_bmm);
+        if (strcmp(kernels[q]->name, chosen) == 0) r->chosen = q;
+        if (strcmp(kernels[q]->name, "bmm.cpu.permute") == 0) r->permute = q;
+    }
+    return KS_OK;
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Median, p95 and mean of one ratio over the rows that have it. */
+typedef double ratio_function(const row *r);
+
+static double over_roofline(const row *r)
+{
+    return time_of(r, r->chosen) / r->roofline_s;
+}
+
+static double best_over_roofline(const row *r)
+{
+    return time_of(r, r->best) / r->roofline_s;
+}
+
+static double regret(const row *r)
+{
+    return time_of(r, r->chosen) / time_of(r, r->best) - 1;
+}
+
+static double permute_over_auto(const row *r)
+{
+    return time_of(r, r->permute) / time_of(r, r->chosen);
+}
+
+static double permute_over_auto_interleaved(const row *r)
+{
+    return r->problem.d > 1 ? permute_over_auto(r) : NAN;
+}
+
+typedef struct summary {
+    int count;
+    double least, median, p95, mean;
+} summary;
+
+static summary summarise(const row *rows, size_t count, ratio_function *f)
+{
+    summary s = {.least = NAN, .median = NAN, .p95 = NAN, .mean = NAN};
+    double *values = malloc((count + 1) * sizeof *values);
+    for (size_t i = 0; values && i < count; i++)
+        if (isfinite(f(&rows[i]))) values[s.count++] = f(&rows[i]);
+    if (s.count) {
+        qsort(values, (size_t)s.count, sizeof *values, compare);
+        s.least = values[0], s.median = (values[(s.count - 1) / 2] + values[s.count / 2]) / 2;
+        s.p95 = values[(int)ceil(0.95 * s.count) - 1], s.mean = 0;
+        for (int i = 0; i < s.count; i++) s.mean += values[i] / s.count;
+    }
+    free(values);
+    return s;
+}
+
+static void print_header(void)
+{
+    printf("%-21s %6s %-4s %-5s  %-15s %8s %6s %7s %7s %7s %6s\n", "pattern", "batch", "type", "batch", "auto takes",
+           "time", "GB/s", "TFLOP/s", "x roof", "fused", "bmm");
+}
+
+static void print_row(const row *r)
+{
+    const ks_problem *p = &r->problem;
+    char pattern[64];
+    const double time = time_of(r, r->chosen);
+    snprintf(pattern, sizeof pattern, "%lld,%lld,%lld,%lld", (long long)p->a, (long long)p->b, (long long)p->c,
+             (long long)p->d);
+    printf("%-21s %6lld %-4s %-5s  %-15s %8s %6.1f %7.3f %7.2f %6.2fx %5.2fx\n", pattern, (long long)p->batch,
+           ks_type_name(p->type), ks_layout_name(p->layout), r->chosen < 0 ? "-" : r->measured[r->chosen].kernel,
+           cli_time(time).s, ks_problem_bytes(p) / time / 1e9, ks_problem_flops(p) / time / 1e12,
+           time / r->roofline_s, time_of(r, r->best_fused) / time, time_of(r, r->best_bmm) / time);
+    fflush(stdout);
+}
+
+static void print_summary(const row *rows, size_t count)
+{
+    const summary own = summarise(rows, count, over_roofline), best = summarise(rows, count, best_over_roofline);
+    const summary lost = summarise(rows, count, regret), all = summarise(rows, count, permute_over_auto);
+    const summary deep = summarise(rows, count, permute_over_auto_interleaved);
+    printf("\nauto over the roofline time:        median %.2f, p95 %.2f (%d problems)\n", own.median, own.p95,
+           own.count);
+    printf("best kernel over the roofline time: median %.2f, p95 %.2f\n", best.median, best.p95);
+    printf("auto's regret:                      mean %s, p95 %s\n", cli_percent(lost.mean).s,
+           cli_percent(lost.p95).s);
+    if (all.count) printf("bmm.cpu.permute over auto:          median %.2f, least %.2f\n", all.median, all.least);
+    if (deep.count) printf("  where d > 1:                      median %.2f, least %.2f\n", deep.median, deep.least);
+}
+
+static cJSON *row_json(const row *r)
+{
+    cJSON *object = cJSON_CreateObject(), *kernels;
+    cJSON_AddItemToObject(object, "problem", cli_problem_json(&r->problem));
+    kernels = cJSON_AddObjectToObject(object, "kernels");
+    for (int q = 0; q < r->count; q++) cli_add_number(kernels, r->measured[q].kernel, r->measured[q].time_s);
+    cJSON *chosen = cJSON_AddObjectToObject(object, "auto");
+    cJSON_AddStringToObject(chosen, "kernel", r->chosen < 0 ? "" : r->measured[r->chosen].kernel);
+    cli_add_number(chosen, "time_s", time_of(r, r->chosen));
+    cli_add_number(object, "roofline_s", r->roofline_s);
+    return object;
+}
+
+static ks_status write_csv(const char *path, const row *rows, size_t count)
+{
+    output out = {0};
+    ks_status s = output_open(&out, path);
+    if (s == KS_OK) s = ks_csv_write_header(out.file);
+    for (size_t i = 0; s == KS_OK && i < count; i++)
+        for (int q = 0; s == KS_OK && q < rows[i].count; q++) s = ks_csv_write_row(out.file, &rows[i].measured[q]);
+    if (s == KS_OK) return output_commit(&out);
+    output_discard(&out);
+    return s;
+}
+
+/* The device's facts with its rates: the store's if it has them, so that a bench agrees with the calibration. */
+static ks_status rated_device(const cli *c, ks_measurer *measurer, ks_device *device)
+{
+    char path[4096];
+    ks_store *store = NULL;
+    ks_device stored = {0};
+    if (ks_store_path(c->store, path, sizeof path) == KS_OK && ks_store_open(&store, path, KS_STORE_READ) == KS_OK)
+        ks_store_get_device(store, device->name, &stored);
+    ks_store_close(store);
+    if (stored.copy_bytes_per_s <= 0 || stored.gemm_flops_per_s[KS_F32] <= 0)
+        return ks_measure_rates(measurer, device);
+    device->copy_bytes_per_s = stored.copy_bytes_per_s;
+    memcpy(device->gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
+    return KS_OK;
+}
+
+static int bench_panel(const cli *c, const ks_panel *panel, const char *device_name, const char *csv)
+{
+    ks_context *ctx = NULL;
+    ks_measurer *measurer = NULL;
+    ks_device device;
+    const ks_options options = {.device = device_name, .store = c->store};
+    row *rows = calloc(panel->count + 1, sizeof *rows);
+    int code = cli_open(c, "bench", &options, &ctx);
+    if (code != CLI_GO_ON) goto done;
+    ks_device_cpu(&device);
+    if (device_name && strcmp(device_name, "cpu") != 0 && strcmp(device_name, device.name) != 0) {
+        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu", device_name);
+        goto done;
+    }
+    ks_status s = rows ? ks_measurer_open(&measurer, &device) : KS_ERR_MEMORY;
+    if (s == KS_OK) s = rated_device(c, measurer, &device);
+    if (s == KS_OK && !c->json) {
+        printf("%s: copy %s, GEMM f32 %s\n\n", device.name, cli_rate(device.copy_bytes_per_s, "B/s").s,
+               cli_rate(device.gemm_flops_per_s[KS_F32], "FLOP/s").s);
+        print_header();
+    }
+    for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
+        rows[i].problem = panel->problems[i];
+        s = measure(measurer, &device, ctx, &rows[i]);
+        if (s == KS_OK && !c->json) print_row(&rows[i]);
+    }
+    if (s == KS_OK && csv) s = write_csv(csv, rows, panel->count);
+    if (s != KS_OK) {
+        code = cli_status(s);
+    } else if (c->json) {
+        cJSON *object = cli_result_json();
+        cJSON_AddStringToObject(object, "device", device.name);
+        cli_add_rates(object, device.copy_bytes_per_s, device.gemm_flops_per_s);
+        cJSON *list = cJSON_AddArrayToObject(object, "rows");
+        for (size_t i = 0; i < panel->count; i++) cJSON_AddItemToArray(list, row_json(&rows[i]));
+        code = cli_print_json(object);
+    } else {
+        print_summary(rows, panel->count);
+        code = CLI_DONE;
+    }
+done:
+    free(rows);
+    ks_measurer_close(measurer);
+    ks_close(ctx);
+    return code;
+}
+
+int cmd_bench(cli *c, int argc, char **argv)
+{
+    const char *file = NULL, *device = NULL, *csv = NULL;
+    bool dispatch = false;
+    const cli_option options[] = {
+        {"panel", CLI_TEXT, &file, "FILE", "problems to time: a CSV of a,b,c,d,batch,dtype,layout", false},
+        {"device", CLI_TEXT, &device, "DEVICE", "cpu (default)", false},
+        {"csv", CLI_TEXT, &csv, "OUT", "also write every measurement to this file", false},
+        {"dispatch", CLI_FLAG, &dispatch, NULL, "measure what a decision costs instead", false},
+        {0},
+    };
+    int code = cli_parse(c, "bench", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
+    if (code != CLI_GO_ON) return code;
+    if (dispatch && (file || csv)) return cli_misuse("bench", "--dispatch takes neither --panel nor --csv");
+    if (dispatch) return bench_dispatch(c);
+    if (file && (code = cli_readable("bench", "--panel", file)) != CLI_GO_ON) return code;
+    ks_panel panel = {0};
+    ks_status s =
+        file ? ks_panel_read_file(file, &panel) : ks_panel_read_text(vit_s16, sizeof vit_s16 - 1, "ViT-S/16", &panel);
+    if (s != KS_OK) return cli_status(s);
+    code = bench_panel(c, &panel, device, csv);
+    ks_panel_free(&panel);
+    return code;
+}

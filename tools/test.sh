@@ -1,0 +1,119 @@
+#!/bin/sh
+# Builds and runs the tests, on a bare machine too: sh tools/test.sh [--quick] [--long]
+#
+#     --quick   the release build and its quick tests only
+#     --long    in the release build also the tests that take minutes and gigabytes
+#
+# Without --quick these follow: everything again under AddressSanitizer and UndefinedBehaviorSanitizer, the tests that
+# use threads under ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten
+# seconds. A part that fails does not keep the others from running. The last line counts all of it; the exit status is
+# 0 only if nothing failed. Installs the Debian packages that are missing; needs root or sudo only for that.
+set -eu
+
+labels=quick
+quick=false
+for argument; do
+    case $argument in
+    --quick) quick=true ;;
+    --long) labels='quick|long' ;;
+    *)
+        echo "$0: unknown argument '$argument'; valid: --quick, --long" >&2
+        exit 2
+        ;;
+    esac
+done
+
+cd "$(dirname "$0")/.."
+folder=build/test-logs
+. tools/steps.sh
+unset KSAUTO_DB KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA # the user's own settings are not what is tested
+started=$(date +%s)
+passed=0
+failed=0
+skipped=0
+
+# part WHAT COMMAND...: a step that counts as one test.
+part() {
+    if step "$@"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        return 1
+    fi
+}
+
+# build PRESET [TARGET...]
+build() {
+    preset=$1
+    shift
+    part "$preset: configuring" cmake --preset "$preset" &&
+        part "$preset: building" cmake --build --preset "$preset" -j "$(nproc)" ${1:+--target "$@"}
+}
+
+# The number that attribute $1 of the report's test suite has; 0 without a report.
+reported() {
+    number=$(tr '\n' ' ' <"$report" 2>/dev/null | sed -n "s/^[^>]*>[^<]*<testsuite [^>]*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p")
+    echo "${number:-0}"
+}
+
+# run PRESET LABELS [PREFIX...]: the tests that have one of the labels, counted one by one.
+run() {
+    preset=$1 label=$2
+    shift 2
+    report=$(pwd)/build/$preset/junit.xml
+    rm -f "$report"
+    code=0
+    began=$(date +%s)
+    echo "$preset: running the tests labelled $label"
+    "$@" ctest --test-dir "build/$preset" -L "^($label)\$" -j "$(nproc)" --no-tests=error --output-on-failure \
+        --output-junit "$report" </dev/null || code=$?
+    bad=$(($(reported failures) + $(reported disabled)))
+    if [ "$code" -ne 0 ] && [ "$bad" -eq 0 ]; then
+        echo "$0: ctest ended with exit code $code in build/$preset, but reported no failed test" >&2
+        failed=$((failed + 1))
+    fi
+    passed=$((passed + $(reported tests) - bad - $(reported skipped)))
+    failed=$((failed + bad))
+    skipped=$((skipped + $(reported skipped)))
+    echo "$preset: $(($(date +%s) - began)) s"
+}
+
+fuzz() {
+    fuzzers=$(cd tests && echo fuzz_*.c | sed 's/\.c\>//g')
+    # shellcheck disable=SC2086
+    build fuzz $fuzzers || return 1
+    for fuzzer in $fuzzers; do
+        corpus=build/fuzz/corpus/$fuzzer
+        mkdir -p "$corpus"
+        # What is well-formed to begin with; the fuzzer adds what it finds.
+        case $fuzzer in
+        *_csv) find tools tests db/seeds -name '*.csv' -size -64k -exec cp {} "$corpus" \; ;;
+        *_model) find db/seeds -name '*.json' -size -256k -exec cp {} "$corpus" \; ;;
+        *_npy) python3 -c 'import sys, numpy as np
+for t in "f2", "f4", "f8": np.save(f"{sys.argv[1]}/{t}.npy", np.arange(6, dtype=t).reshape(2, 3))' "$corpus" ;;
+        esac
+        part "$fuzzer: 10 s" "build/fuzz/tests/$fuzzer" -max_total_time=10 -timeout=10 -rss_limit_mb=2048 \
+            -print_final_stats=1 -artifact_prefix="build/fuzz/$fuzzer-" "$corpus" || :
+    done
+}
+
+# shellcheck disable=SC2086
+if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy jq; then
+    if build release; then run release "$labels"; fi
+    if ! $quick; then
+        export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
+        if build asan; then run asan quick; fi
+        # ThreadSanitizer's memory map cannot live with much randomness in addresses; not everywhere may it be turned off.
+        still="setarch $(uname -m) -R"
+        $still true 2>/dev/null || still=
+        # shellcheck disable=SC2086
+        if build tsan; then run tsan threads $still; fi
+        build clang || :
+        fuzz || :
+    fi
+else
+    failed=$((failed + 1))
+fi
+
+printf '\n%d min %d s in all\n' $((($(date +%s) - started) / 60)) $((($(date +%s) - started) % 60))
+if [ "$skipped" -gt 0 ]; then also=", $skipped skipped"; else also=; fi
+echo "$passed passed, $failed failed$also"
+[ "$failed" -eq 0 ]
