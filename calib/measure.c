@@ -343,20 +343,19 @@ ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
         if (time > 0) best = fmin(best, time / (2.0 * (double)bytes));
     }
     device->copy_bytes_per_s = m->device.copy_bytes_per_s = 1 / best;
-    const ks_measure_limits limits = {.min_samples = 4, .max_samples = 6};
-    for (int t = 0; t < KS_NTYPES; t++)
-        for (int layout = 0; layout < KS_NLAYOUTS; layout++) {
-            const ks_problem p = {1, 1024, 1024, 1, 1024, (ks_type)t, (ks_layout)layout, KS_MATH_F32};
-            const ks_kernel *kernels[KS_MAX_KERNELS];
-            ks_measurement out[KS_MAX_KERNELS];
-            const int count = ks_kernels_for(&p, &m->device, kernels);
-            ks_status s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
-            if (s != KS_OK) return s;
-            for (int q = 0; q < count; q++) {
-                const double rate = ks_problem_flops(&p) / out[q].time_s;
-                if (out[q].status == KS_OK && rate > device->gemm_flops_per_s[t]) device->gemm_flops_per_s[t] = rate;
-            }
+    const ks_measure_limits limits = {.min_samples = 3, .max_samples = 3};
+    for (int t = 0; t < KS_NTYPES; t++) {
+        const ks_problem p = {1, 1536, 1536, 1, 1536, (ks_type)t, KS_BATCH_LAST, KS_MATH_F32};
+        const ks_kernel *kernels[KS_MAX_KERNELS];
+        ks_measurement out[KS_MAX_KERNELS];
+        const int count = ks_kernels_for(&p, &m->device, kernels);
+        ks_status s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
+        if (s != KS_OK) return s;
+        for (int q = 0; q < count; q++) {
+            const double rate = ks_problem_flops(&p) / out[q].time_s;
+            if (out[q].status == KS_OK && rate > device->gemm_flops_per_s[t]) device->gemm_flops_per_s[t] = rate;
         }
+    }
     memcpy(m->device.gemm_flops_per_s, device->gemm_flops_per_s, sizeof m->device.gemm_flops_per_s);
     return KS_OK;
 }

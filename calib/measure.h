@@ -31,7 +31,7 @@ ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_
                      const ks_measure_limits *limits, ks_measurement *out, double *raw);
 
 /* Measures the device's copy rate, and its GEMM rate for each type as the best that any kernel of the table reaches on a
- * dense problem (1,1024,1024,1) of batch 1024. Fills in both in *device and in the measurer's own copy of it. */
+ * dense problem (1,1536,1536,1) of batch 1536. Fills in both in *device and in the measurer's own copy of it. */
 ks_status ks_measure_rates(ks_measurer *measurer, ks_device *device);
 
 /* Time of one copy of `bytes` read and `bytes` written over the whole team, by whole vectors past the caches. */

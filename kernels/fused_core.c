@@ -19,40 +19,63 @@ _Static_assert((int)ROWS <= (int)KS_FUSED_MAX_ROWS, "the driver sizes its tiles 
 
 /* ---- the register tile -------------------------------------------------------------------------------------- */
 
+/* acc[r][.] += K[r][q] * X[q][.] for r < rows: one k of a register tile. */
+INLINE void tile_step(const int rows, const int vecs, const real *restrict k, int64_t ldk, const vec *restrict x,
+                      vec acc[ROWS][KS_FUSED_MAX_VECS])
+{
+    vec xv[KS_FUSED_MAX_VECS];
+#pragma GCC unroll 3
+    for (int v = 0; v < vecs; v++) xv[v] = x[v];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        const real w = k[r * ldk];
+#pragma GCC unroll 3
+        for (int v = 0; v < vecs; v++) acc[r][v] += xv[v] * w;
+    }
+}
+
+/* Lines to bring towards L2 while a register tile is multiplied, one with every k: memory then works during arithmetic,
+ * and never more of it at once than the core's fill buffers take without stalling. The first `own` of them are to be
+ * written, so they are asked for as such: a store then finds its line instead of waiting for it. */
+typedef struct line_list {
+    int64_t count, own;
+    const char *at[KS_FUSED_SLICE];
+} line_list;
+
 /* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, C's rows `ldc`
  * apart, K's `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
 INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const vec *restrict x,
-                 int64_t count, real *restrict c, int64_t ldc, bool add)
+                 int64_t count, real *restrict c, int64_t ldc, bool add, const line_list *ahead)
 {
     vec acc[ROWS][KS_FUSED_MAX_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++) acc[r][v] = add ? *(const vec *)(c + r * ldc + v * LANES) : (vec){0};
-    for (int64_t q = 0; q < count; q++, x += vecs) {
-        vec xv[KS_FUSED_MAX_VECS];
-#pragma GCC unroll 3
-        for (int v = 0; v < vecs; v++) xv[v] = x[v];
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const real w = k[r * ldk + q];
-#pragma GCC unroll 3
-            for (int v = 0; v < vecs; v++) acc[r][v] += xv[v] * w;
-        }
+    int64_t q = 0;
+    for (; q < count && q < ahead->own; q++, x += vecs) {
+        __builtin_prefetch(ahead->at[q], 1, 2);
+        tile_step(rows, vecs, k + q, ldk, x, acc);
     }
+    for (; q < count && q < ahead->count; q++, x += vecs) {
+        __builtin_prefetch(ahead->at[q], 0, 2);
+        tile_step(rows, vecs, k + q, ldk, x, acc);
+    }
+    for (; q < count; q++, x += vecs) tile_step(rows, vecs, k + q, ldk, x, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++) *(vec *)(c + r * ldc + v * LANES) = acc[r][v];
 }
 
-typedef void tile_function(const real *k, int64_t ldk, const vec *x, int64_t count, real *c, int64_t ldc, bool add);
+typedef void tile_function(const real *k, int64_t ldk, const vec *x, int64_t count, real *c, int64_t ldc, bool add,
+                           const line_list *ahead);
 
 #define TILE(rows, vecs)                                                                                             \
     static void tile_##rows##x##vecs(const real *k, int64_t ldk, const vec *x, int64_t count, real *c, int64_t ldc,  \
-                                     bool add)                                                                       \
+                                     bool add, const line_list *ahead)                                               \
     {                                                                                                                \
-        tile(rows, vecs, k, ldk, x, count, c, ldc, add);                                                             \
+        tile(rows, vecs, k, ldk, x, count, c, ldc, add, ahead);                                                      \
     }
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)
@@ -82,30 +105,45 @@ typedef struct piece {
     const ks_problem *p;
     size_t size;            /* bytes of an element */
     int64_t i0, ig, l0, lg; /* blocks = ig * lg, numbered i-major */
-    int64_t n0, n;          /* samples of this tile */
-    int64_t stride;         /* lanes of a packed row: n rounded up to whole vectors */
+    int64_t n0, n;          /* samples of this group of tiles */
+    int64_t stride;         /* lanes of a packed row: samples of a tile */
     bool stream;
 } piece;
 
 /* Packed rows are [block][row][stride]. Elements (i, row, l) of an outer array of `rows_all` rows per super-block lie,
  * for one sample in batch-first, in runs: all of (i, row, l) if the piece spans d and every row, else per (i, row) or
- * per i. A run is walked with (i, row, l) counters, since it maps to rows of the packed tile `rows * stride` apart. */
-typedef struct run {
-    int64_t i, row, l;
-} run;
+ * per i. A walk follows a run through the packed tile, where neighbouring l's are `rows` packed rows apart. */
+typedef struct walk {
+    int64_t row, l, rows, lg;
+    int64_t next_l, next_row, next_i; /* steps, in elements of the packed tile */
+    int64_t at;
+} walk;
 
-INLINE run run_next(run at, int64_t rows, int64_t lg)
+INLINE walk walk_from(int64_t i, int64_t row, int64_t rows, int64_t lg, int64_t stride)
 {
-    if (++at.l == lg) {
-        at.l = 0;
-        if (++at.row == rows) at.row = 0, at.i++;
-    }
-    return at;
+    return (walk){.row = row,
+                  .l = 0,
+                  .rows = rows,
+                  .lg = lg,
+                  .next_l = rows * stride,
+                  .next_row = stride - (lg - 1) * rows * stride,
+                  .next_i = stride,
+                  .at = (i * lg * rows + row) * stride};
 }
 
-INLINE int64_t packed_row(run at, int64_t rows, int64_t lg)
+INLINE void walk_on(walk *w)
 {
-    return (at.i * lg + at.l) * rows + at.row;
+    if (++w->l < w->lg) {
+        w->at += w->next_l;
+        return;
+    }
+    w->l = 0;
+    if (++w->row < w->rows) {
+        w->at += w->next_row;
+        return;
+    }
+    w->row = 0;
+    w->at += w->next_i;
 }
 
 /* Runs of contiguous elements of one sample: `runs` of them, `length` each, run r starting at walker `start(r)`. */
@@ -121,34 +159,92 @@ INLINE runs runs_of(const piece *t, int64_t rows, int64_t rows_all)
     return (runs){1, t->ig * rows * t->lg, false};
 }
 
-/* Where run r starts: its first element's (i, row, l) within the piece, and its offset within a sample. */
-INLINE int64_t run_offset(const piece *t, runs u, int64_t r, int64_t rows, int64_t row0, int64_t rows_all, run *first)
+/* Where run r starts: its offset within a sample, and the walk through the packed tile. */
+INLINE int64_t run_offset(const piece *t, runs u, int64_t r, int64_t rows, int64_t row0, int64_t rows_all, walk *w)
 {
-    *first = u.per_row ? (run){r / rows, r % rows, 0} : (run){r, 0, 0};
-    return ((t->i0 + first->i) * rows_all + row0 + first->row) * t->p->d + t->l0;
+    const int64_t i = u.per_row ? r / rows : r, row = u.per_row ? r % rows : 0;
+    *w = walk_from(i, row, rows, t->lg, t->stride);
+    return ((t->i0 + i) * rows_all + row0 + row) * t->p->d + t->l0;
+}
+
+/* Memory that will be wanted: `left` stretches of `bytes`, in rows of `inner`; handed to the register tiles as lines to
+ * fetch, so many a tile that all are fetched when the last one is multiplied. */
+typedef struct ahead {
+    const char *base;
+    size_t outer_step, inner_step, bytes;
+    int64_t inner, left, at_outer, at_inner;
+    size_t at_byte;
+    int64_t lines; /* for every register tile */
+} ahead;
+
+/* Rows [row0, row0 + rows) of rows_all, of the piece's blocks, in samples [n, n + samples) of the array. */
+INLINE ahead ahead_of(const piece *t, const char *array, int64_t row0, int64_t rows, int64_t rows_all, int64_t n,
+                      int64_t samples, int64_t register_tiles)
+{
+    const ks_problem *p = t->p;
+    const size_t row = (size_t)(p->layout == KS_BATCH_FIRST ? p->d : p->d * p->batch) * t->size;
+    ahead a = {.base = NULL};
+    if (samples <= 0) return a;
+    if (p->layout == KS_BATCH_FIRST) {
+        const runs u = runs_of(t, rows, rows_all);
+        const int64_t sample = p->a * rows_all * p->d;
+        a.base = array + (size_t)(n * sample + (t->i0 * rows_all + row0) * p->d + t->l0) * t->size;
+        a.outer_step = (size_t)sample * t->size, a.inner_step = row * (u.per_row ? 1 : (size_t)rows_all);
+        a.bytes = (size_t)u.length * t->size, a.inner = u.count, a.left = samples * u.count;
+    } else {
+        a.base = array + (size_t)(((t->i0 * rows_all + row0) * p->d + t->l0) * p->batch + n) * t->size;
+        a.outer_step = row, a.inner_step = (size_t)p->batch * t->size;
+        a.bytes = (size_t)samples * t->size, a.inner = t->lg, a.left = t->ig * rows * t->lg;
+    }
+    a.lines = a.left * (int64_t)(a.bytes / 64 + 1) / register_tiles + 1;
+    return a;
+}
+
+/* The next of them; where the list is full they are fetched at once. */
+INLINE void ahead_lines(ahead *a, int64_t most, line_list *out)
+{
+    for (int64_t line = 0; line < a->lines && a->left > 0; line++) {
+        const char *at =
+            a->base + (size_t)a->at_outer * a->outer_step + (size_t)a->at_inner * a->inner_step + a->at_byte;
+        if (out->count < most)
+            out->at[out->count++] = at;
+        else
+            __builtin_prefetch(at, 0, 2);
+        a->at_byte += 64;
+        if (a->at_byte < a->bytes) continue;
+        a->at_byte = 0, a->left--;
+        if (++a->at_inner == a->inner) a->at_inner = 0, a->at_outer++;
+    }
 }
 
 /* X rows [k0, k0 + rows) of the piece's blocks and samples, widened, as [block][k][stride]; spare lanes are 0. */
 INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, real *packed)
 {
     const int64_t sample = t->p->a * t->p->c * t->p->d;
+    const size_t step = (size_t)sample * t->size;
     const runs u = runs_of(t, rows, t->p->c);
     for (int64_t v = 0; v < t->stride; v += LANES) {
         const int64_t samples = t->n - v;
         for (int64_t r = 0; r < u.count; r++) {
-            run at;
+            walk w;
             const char *from =
-                x + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, k0, t->p->c, &at)) * t->size;
+                x + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, k0, t->p->c, &w)) * t->size;
             for (int64_t f = 0; f < u.length; f += LANES, from += LANES * t->size) {
                 const int64_t count = u.length - f;
                 vec m[LANES];
+                if (samples >= LANES && count >= LANES) {
 #pragma GCC unroll 16
-                for (int s = 0; s < LANES; s++)
-                    m[s] = s < samples ? widen(type, from + (size_t)(s * sample) * t->size, count) : (vec){0};
+                    for (int s = 0; s < LANES; s++) m[s] = widen(type, from + (size_t)s * step, LANES);
+                } else {
+                    for (int s = 0; s < LANES; s++)
+                        m[s] = s < samples ? widen(type, from + (size_t)s * step, count) : (vec){0};
+                }
                 transpose(m);
-                for (int q = 0; q < LANES && q < count; q++) {
-                    *(vec *)(packed + packed_row(at, rows, t->lg) * t->stride + v) = m[q];
-                    at = run_next(at, rows, t->lg);
+                if (count >= LANES) {
+#pragma GCC unroll 16
+                    for (int q = 0; q < LANES; q++, walk_on(&w)) *(vec *)(packed + w.at + v) = m[q];
+                } else {
+                    for (int q = 0; q < count; q++, walk_on(&w)) *(vec *)(packed + w.at + v) = m[q];
                 }
             }
         }
@@ -158,33 +254,39 @@ INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, 
 INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int64_t rows, const real *packed)
 {
     const int64_t sample = t->p->a * t->p->b * t->p->d;
+    const size_t step = (size_t)sample * t->size;
     const runs u = runs_of(t, rows, t->p->b);
     for (int64_t v = 0; v < t->n; v += LANES) {
         const int64_t samples = t->n - v;
         for (int64_t r = 0; r < u.count; r++) {
-            run at;
-            char *to = y + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, j0, t->p->b, &at)) * t->size;
+            walk w;
+            char *to = y + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, j0, t->p->b, &w)) * t->size;
             for (int64_t f = 0; f < u.length; f += LANES, to += LANES * t->size) {
                 const int64_t count = u.length - f;
                 vec m[LANES];
-                for (int q = 0; q < LANES; q++) {
-                    m[q] =
-                        q < count ? *(const vec *)(packed + packed_row(at, rows, t->lg) * t->stride + v) : (vec){0};
-                    at = run_next(at, rows, t->lg);
+                if (count >= LANES) {
+#pragma GCC unroll 16
+                    for (int q = 0; q < LANES; q++, walk_on(&w)) m[q] = *(const vec *)(packed + w.at + v);
+                } else {
+                    for (int q = 0; q < LANES; q++) m[q] = (vec){0};
+                    for (int q = 0; q < count; q++, walk_on(&w)) m[q] = *(const vec *)(packed + w.at + v);
                 }
                 transpose(m);
-                const bool past = t->stream && t->size == sizeof(real) && count >= LANES &&
-                                  ((uintptr_t)to | (uintptr_t)sample * t->size) % VECTOR_BYTES == 0;
-                if (past && samples >= LANES)
-                    for (int s = 0; s < LANES; s++) stream(to + (size_t)(s * sample) * t->size, m[s]);
-                else
-                    for (int s = 0; s < LANES && s < samples; s++)
-                        narrow(type, to + (size_t)(s * sample) * t->size, m[s], count);
+                if (samples < LANES || count < LANES) {
+                    for (int s = 0; s < LANES && s < samples; s++) narrow(type, to + (size_t)s * step, m[s], count);
+                } else if (t->stream && (uintptr_t)to % VECTOR_BYTES == 0) {
+#pragma GCC unroll 16
+                    for (int s = 0; s < LANES; s++) stream(to + (size_t)s * step, m[s]);
+                } else {
+#pragma GCC unroll 16
+                    for (int s = 0; s < LANES; s++) narrow(type, to + (size_t)s * step, m[s], LANES);
+                }
             }
         }
     }
 }
 
+/* In batch-last a row of a group is one run, cut into its tiles: [tile][block][row][stride]. */
 INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, real *packed)
 {
     const ks_problem *p = t->p;
@@ -194,8 +296,11 @@ INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, i
                 const int64_t row = ((t->i0 + i) * p->c + k0 + q) * p->d + t->l0 + l;
                 const char *from = x + (size_t)(row * p->batch + t->n0) * t->size;
                 real *to = packed + ((i * t->lg + l) * rows + q) * t->stride;
-                for (int64_t v = 0; v < t->stride; v += LANES)
-                    *(vec *)(to + v) = widen(type, from + (size_t)v * t->size, t->n - v);
+                for (int64_t n = 0; n < t->n; n += t->stride, to += t->ig * t->lg * rows * t->stride)
+                    for (int64_t v = 0; v < t->stride; v += LANES) {
+                        const int64_t left = t->n - n - v;
+                        *(vec *)(to + v) = left > 0 ? widen(type, from + (size_t)(n + v) * t->size, left) : (vec){0};
+                    }
             }
 }
 
@@ -208,14 +313,15 @@ INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64
                 const int64_t row = ((t->i0 + i) * p->b + j0 + j) * p->d + t->l0 + l;
                 char *to = y + (size_t)(row * p->batch + t->n0) * t->size;
                 const real *from = packed + ((i * t->lg + l) * rows + j) * t->stride;
-                const bool past = t->stream && t->size == sizeof(real) && (uintptr_t)to % VECTOR_BYTES == 0;
-                for (int64_t v = 0; v < t->n; v += LANES) {
-                    vec value = *(const vec *)(from + v);
-                    if (past && t->n - v >= LANES)
-                        stream(to + (size_t)v * t->size, value);
-                    else
-                        narrow(type, to + (size_t)v * t->size, value, t->n - v);
-                }
+                for (int64_t n = 0; n < t->n; n += t->stride, from += t->ig * t->lg * rows * t->stride)
+                    for (int64_t v = 0; v < t->stride && n + v < t->n; v += LANES) {
+                        const vec value = *(const vec *)(from + v);
+                        char *at = to + (size_t)(n + v) * t->size;
+                        if (t->stream && t->n - n - v >= LANES && (uintptr_t)at % VECTOR_BYTES == 0)
+                            stream(at, value);
+                        else
+                            narrow(type, at, value, t->n - n - v);
+                    }
             }
 }
 
@@ -313,11 +419,13 @@ INLINE void multiply_dot(ks_type type, const piece *t, const char *k_block, int6
 
 /* ---- one task ------------------------------------------------------------------------------------------------ */
 
-/* Rows [j, j + rows) of one block times the packed slab of X: [rows][stride] of the output tile. */
+/* Rows [j, j + rows) of one block times one tile of the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
-                     int64_t count, const real *x, real *c, real *widened, bool prefetch)
+                     int64_t count, const real *x, real *c, real *widened, bool prefetch, ahead *x_ahead,
+                     ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
+    line_list fetch;
     for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
         const int64_t slice = count - s < KS_FUSED_SLICE ? count - s : KS_FUSED_SLICE;
         const bool add = k0 + s > 0;
@@ -338,7 +446,11 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
                             widen(type, from + (size_t)(h * t->p->c + q) * t->size, slice - q);
                 k = widened, ldk = KS_FUSED_SLICE;
             }
-            tiles[height - 1][vecs - 1](k, ldk, xs, slice, c + r * t->stride, t->stride, add);
+            fetch.count = 0;
+            ahead_lines(y_ahead, slice, &fetch);
+            fetch.own = fetch.count;
+            ahead_lines(x_ahead, slice, &fetch);
+            tiles[height - 1][vecs - 1](k, ldk, xs, slice, c + r * t->stride, t->stride, add, &fetch);
         }
     }
 }
@@ -360,12 +472,19 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
     const int64_t n_end = (tn + 1) * plan->n_task < p->batch ? (tn + 1) * plan->n_task : p->batch;
     const int64_t j_end = (tj + 1) * plan->j_task < p->b ? (tj + 1) * plan->j_task : p->b;
 
-    for (t.n0 = tn * plan->n_task; t.n0 < n_end; t.n0 += plan->n_tile) {
-        t.n = n_end - t.n0 < plan->n_tile ? n_end - t.n0 : plan->n_tile;
-        t.stride = (t.n + LANES - 1) / LANES * LANES;
+    t.stride = plan->n_tile; /* all tiles of a group alike; the batch's last may have spare lanes */
+    const int64_t blocks = t.ig * t.lg, slices = (p->c + KS_FUSED_SLICE - 1) / KS_FUSED_SLICE;
+    for (t.n0 = tn * plan->n_task; t.n0 < n_end; t.n0 += plan->n_group) {
+        t.n = n_end - t.n0 < plan->n_group ? n_end - t.n0 : plan->n_group;
+        const int64_t after = n_end - t.n0 - t.n, tiles_n = (t.n + t.stride - 1) / t.stride;
+        const int64_t per_row = blocks * slices * tiles_n; /* register tiles for every ROWS rows */
+        ahead x_ahead = ahead_of(&t, job->x, 0, p->c, p->c, t.n0 + t.n, after < plan->n_group ? after : plan->n_group,
+                                 per_row * ((j_end - tj * plan->j_task + ROWS - 1) / ROWS));
         int64_t packed_k0 = -1;
         for (int64_t j0 = tj * plan->j_task; j0 < j_end; j0 += plan->j_chunk) {
             const int64_t rows = j_end - j0 < plan->j_chunk ? j_end - j0 : plan->j_chunk;
+            ahead y_ahead = ahead_of(&t, job->y, j0, rows, p->b, t.n0, plan->own_y ? t.n : 0,
+                                     per_row * ((rows + ROWS - 1) / ROWS));
             for (int64_t k0 = 0; k0 < p->c; k0 += plan->k_slab) {
                 const int64_t count = p->c - k0 < plan->k_slab ? p->c - k0 : plan->k_slab;
                 if (packed_k0 != k0) {
@@ -377,15 +496,18 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                         pack_last(type, &t, job->x, k0, count, x_tile);
                     packed_k0 = k0;
                 }
-                for (int64_t g = 0; g < t.ig * t.lg; g++) {
+                for (int64_t g = 0; g < blocks; g++) {
                     const int64_t block = (t.i0 + g / t.lg) * p->d + t.l0 + g % t.lg;
                     const char *k_block = (const char *)job->k + (size_t)(block * p->b * p->c) * t.size;
-                    real *to = y_tile + g * rows * t.stride;
-                    if (plan->dot)
-                        multiply_dot(type, &t, k_block, j0, rows, x_tile + g * t.n * dot_stride(p), to);
-                    else
-                        multiply(type, &t, k_block, j0, rows, k0, count, x_tile + g * count * t.stride, to, widened,
-                                 plan->prefetch_k);
+                    if (plan->dot) {
+                        multiply_dot(type, &t, k_block, j0, rows, x_tile + g * t.n * dot_stride(p),
+                                     y_tile + g * rows * t.stride);
+                        continue;
+                    }
+                    for (int64_t n = 0; n < tiles_n; n++)
+                        multiply(type, &t, k_block, j0, rows, k0, count, x_tile + (n * blocks + g) * count * t.stride,
+                                 y_tile + (n * blocks + g) * rows * t.stride, widened, plan->prefetch_k, &x_ahead,
+                                 &y_ahead);
                 }
             }
             if (layout == KS_BATCH_FIRST)

@@ -9,19 +9,20 @@ enum {
     KS_FUSED_MAX_ROWS = 8,    /* rows j of a register tile, at most */
     KS_FUSED_MAX_VECS = 3,    /* vectors of batch in a register tile, at most */
     KS_FUSED_DOT_SAMPLES = 4, /* samples of a dot tile (lanes along k), at most */
-    KS_FUSED_SLICE = 192      /* k's of one pass of the register tile: keeps its X slice in L1 */
+    KS_FUSED_SLICE = 128      /* k's of one pass of the register tile: keeps its X slice in L1 */
 };
 
 /* One task computes Y for `ig` super-blocks from i0, `lg` neighbouring l's from l0 (lg = d where ig > 1), the batch
  * [n0, n0 + n_task) and the rows [j0, j0 + j_task), in tiles of n_tile batch samples. Sizes at the edges are cut. */
 typedef struct ks_fused_plan {
-    int64_t n_tile, n_task;
+    int64_t n_tile, n_group, n_task; /* a group of tiles is packed at once, so that batch-last rows are long runs */
     int64_t ig, lg;
     int64_t j_task, j_chunk; /* j_chunk rows of all blocks are held at once before they are written */
     int64_t k_slab;          /* k's packed at once; all of c unless that is too much */
     int64_t tasks_i, tasks_l, tasks_n, tasks_j;
     bool dot;                         /* few samples: lanes along k; then k_slab is c */
     bool prefetch_k;                  /* K will not be found in cache */
+    bool own_y;                       /* Y is written through the caches, and its lines are worth asking for early */
     bool stream;                      /* write Y past the caches */
     size_t x_bytes, y_bytes, k_bytes; /* of a thread's packed X, of its output tile, of its widened weights */
 } ks_fused_plan;

@@ -8,7 +8,7 @@
 #include "pool.h"
 #include "rows.h"
 
-enum { RUN_BYTES = 256, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
+enum { PAGE_BYTES = 4096, RUN_BYTES = 256, GROUP_BYTES = 1024, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
 
 /* Smallest problem that is worth waking the team for, by the time one thread would need, roughly. */
 static const double wide_bytes = 1e5, wide_flops = 1e6;
@@ -70,28 +70,37 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     /* Bytes of one packed row, of X and of Y. In dot tiles X is not spread over lanes, but padded along c (to < 2c). */
     const int64_t row = plan->n_tile * real, x_row = plan->dot ? 2 * p->batch * real : row;
 
-    /* How many elements must lie side by side for whole cache lines, and for runs that the prefetcher follows. */
+    /* How many elements must lie side by side for whole cache lines, and how many should: in batch-first, where a tile
+     * touches a run in every sample, a page's worth, since it is page walks that short runs are slow by. */
     const bool first = p->layout == KS_BATCH_FIRST;
     const int64_t side = first ? size : size * min(p->batch, RUN_BYTES);
-    const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(RUN_BYTES, side);
+    const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(first ? PAGE_BYTES : RUN_BYTES, side);
     const int64_t by_x = x_most / x_row / p->c, by_k = k_most / real / p->b / p->c;
     int64_t lg = first ? min(by_x, by_k) : min(want, by_x);
     plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
     plan->ig = 1;
     if (plan->lg == p->d) {
         int64_t most = min(x_most / x_row / (p->c * p->d), y_most / row / (min(p->b, core->rows) * p->d));
+        most = min(most, k_most / real / (p->b * p->c * p->d));
         plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
     const bool whole = plan->dot || blocks * p->c * x_row <= x_most; /* dot tiles never cut c */
     plan->k_slab = whole ? p->c : fit(x_most / x_row / blocks, KS_FUSED_SLICE, p->c);
-    plan->j_chunk = fit(y_most / row / blocks, core->rows, p->b);
+    int64_t group = 1; /* tiles */
+    if (!first && !plan->dot) {
+        group = min(ceil_div(GROUP_BYTES, plan->n_tile * size), x_most / (blocks * plan->k_slab * row));
+        group = max(1, min(group, y_most / (blocks * min(p->b, core->rows) * row)));
+        group = min(group, ceil_div(p->batch, plan->n_tile));
+    }
+    plan->n_group = group * plan->n_tile;
+    plan->j_chunk = fit(y_most / row / blocks / group, core->rows, p->b);
 
     plan->tasks_i = ceil_div(p->a, plan->ig);
     plan->tasks_l = ceil_div(p->d, plan->lg);
-    const int64_t groups = plan->tasks_i * plan->tasks_l, tiles = ceil_div(p->batch, plan->n_tile);
+    const int64_t groups = plan->tasks_i * plan->tasks_l, tiles = ceil_div(p->batch, plan->n_group);
     const int64_t wanted = (int64_t)device->units * TASKS_PER_THREAD;
-    plan->n_task = ceil_div(tiles, min(tiles, ceil_div(wanted, groups))) * plan->n_tile;
+    plan->n_task = ceil_div(tiles, min(tiles, ceil_div(wanted, groups))) * plan->n_group;
     plan->tasks_n = ceil_div(p->batch, plan->n_task);
     const int64_t so_far = groups * plan->tasks_n;
     const int64_t splits = so_far >= device->units ? 1 : ceil_div(device->units, so_far);
@@ -99,10 +108,11 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->j_chunk = min(plan->j_chunk, plan->j_task);
     plan->tasks_j = ceil_div(p->b, plan->j_task);
 
-    plan->prefetch_k = plan->n_task <= 2 * plan->n_tile;
+    plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
+    plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
-    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * x_row, LINE_BYTES);
-    plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row, LINE_BYTES);
+    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * x_row * group, LINE_BYTES);
+    plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
 }
 
@@ -150,6 +160,12 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 {
     ks_fused_plan plan;
     plan_make(p, args->device, &plan);
+    /* Whole lines go past the caches only where every row of Y starts on one. */
+    const int64_t row =
+        (p->layout == KS_BATCH_FIRST ? p->a * p->b * p->d : p->batch) * (int64_t)ks_type_bytes(p->type);
+    if (ks_type_bytes(p->type) < sizeof(float) || row % LINE_BYTES != 0 || (uintptr_t)args->y % LINE_BYTES != 0)
+        plan.stream = false;
+    if (plan.stream) plan.own_y = false;
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
     ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, is_wide(p), core_for(p->type)->task, &job);
     return KS_OK;

@@ -1,6 +1,6 @@
 # What quickstart.sh and test.sh share: installing packages that are missing, and steps that fail aloud. To be sourced
 # from the root of the checkout, after `folder` was set to where logs may go.
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2034,SC2154
 
 # step WHAT COMMAND...: says what it does and how long it took; the command's output is shown only if it fails.
 step() {
