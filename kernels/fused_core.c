@@ -20,12 +20,12 @@ _Static_assert((int)ROWS <= (int)KS_FUSED_MAX_ROWS, "the driver sizes its tiles 
 /* ---- the register tile -------------------------------------------------------------------------------------- */
 
 /* acc[r][.] += K[r][q] * X[q][.] for r < rows: one k of a register tile. */
-INLINE void tile_step(const int rows, const int vecs, const real *restrict k, int64_t ldk, const vec *restrict x,
+INLINE void tile_step(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
                       vec acc[ROWS][KS_FUSED_MAX_VECS])
 {
     vec xv[KS_FUSED_MAX_VECS];
 #pragma GCC unroll 3
-    for (int v = 0; v < vecs; v++) xv[v] = x[v];
+    for (int v = 0; v < vecs; v++) xv[v] = *(const vec_u *)(x + v * LANES);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
         const real w = k[r * ldk];
@@ -42,10 +42,10 @@ typedef struct line_list {
     const char *at[KS_FUSED_SLICE];
 } line_list;
 
-/* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, C's rows `ldc`
- * apart, K's `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
-INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const vec *restrict x,
-                 int64_t count, real *restrict c, int64_t ldc, bool add, const line_list *ahead)
+/* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, `ldx` and
+ * `ldc` apart, K's rows `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
+INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
+                 int64_t ldx, int64_t count, real *restrict c, int64_t ldc, bool add, const line_list *ahead)
 {
     vec acc[ROWS][KS_FUSED_MAX_VECS];
 #pragma GCC unroll 8
@@ -53,29 +53,29 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++) acc[r][v] = add ? *(const vec *)(c + r * ldc + v * LANES) : (vec){0};
     int64_t q = 0;
-    for (; q < count && q < ahead->own; q++, x += vecs) {
+    for (; q < count && q < ahead->own; q++, x += ldx) {
         __builtin_prefetch(ahead->at[q], 1, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
-    for (; q < count && q < ahead->count; q++, x += vecs) {
+    for (; q < count && q < ahead->count; q++, x += ldx) {
         __builtin_prefetch(ahead->at[q], 0, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
-    for (; q < count; q++, x += vecs) tile_step(rows, vecs, k + q, ldk, x, acc);
+    for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++) *(vec *)(c + r * ldc + v * LANES) = acc[r][v];
 }
 
-typedef void tile_function(const real *k, int64_t ldk, const vec *x, int64_t count, real *c, int64_t ldc, bool add,
-                           const line_list *ahead);
+typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c,
+                           int64_t ldc, bool add, const line_list *ahead);
 
 #define TILE(rows, vecs)                                                                                             \
-    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const vec *x, int64_t count, real *c, int64_t ldc,  \
-                                     bool add, const line_list *ahead)                                               \
+    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c, \
+                                     int64_t ldc, bool add, const line_list *ahead)                                  \
     {                                                                                                                \
-        tile(rows, vecs, k, ldk, x, count, c, ldc, add, ahead);                                                      \
+        tile(rows, vecs, k, ldk, x, ldx, count, c, ldc, add, ahead);                                                 \
     }
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)
@@ -217,6 +217,8 @@ INLINE void ahead_lines(ahead *a, int64_t most, line_list *out)
     }
 }
 
+enum { FEW = 2 };
+
 /* X rows [k0, k0 + rows) of the piece's blocks and samples, widened, as [block][k][stride]; spare lanes are 0. */
 INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, real *packed)
 {
@@ -229,6 +231,14 @@ INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, 
             walk w;
             const char *from =
                 x + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, k0, t->p->c, &w)) * t->size;
+            if (samples <= FEW) { /* not worth a transpose */
+                for (int64_t f = 0; f < u.length; f++, walk_on(&w)) {
+                    *(vec *)(packed + w.at + v) = (vec){0};
+                    for (int64_t s = 0; s < samples; s++)
+                        packed[w.at + v + s] = widen_one(type, from + (size_t)s * step + (size_t)f * t->size);
+                }
+                continue;
+            }
             for (int64_t f = 0; f < u.length; f += LANES, from += LANES * t->size) {
                 const int64_t count = u.length - f;
                 vec m[LANES];
@@ -261,6 +271,12 @@ INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int6
         for (int64_t r = 0; r < u.count; r++) {
             walk w;
             char *to = y + (size_t)((t->n0 + v) * sample + run_offset(t, u, r, rows, j0, t->p->b, &w)) * t->size;
+            if (samples <= FEW) { /* not worth a transpose */
+                for (int64_t f = 0; f < u.length; f++, walk_on(&w))
+                    for (int64_t s = 0; s < samples; s++)
+                        narrow_one(type, to + (size_t)s * step + (size_t)f * t->size, packed[w.at + v + s]);
+                continue;
+            }
             for (int64_t f = 0; f < u.length; f += LANES, to += LANES * t->size) {
                 const int64_t count = u.length - f;
                 vec m[LANES];
@@ -286,8 +302,10 @@ INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int6
     }
 }
 
-/* In batch-last a row of a group is one run, cut into its tiles: [tile][block][row][stride]. */
-INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, real *packed)
+/* In batch-last a row of a group is one run, cut into its tiles: [tile][block][row][stride]. Those before sample n_from
+ * are left out. */
+INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, int64_t n_from,
+                      real *packed)
 {
     const ks_problem *p = t->p;
     for (int64_t i = 0; i < t->ig; i++)
@@ -295,8 +313,9 @@ INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, i
             for (int64_t l = 0; l < t->lg; l++) {
                 const int64_t row = ((t->i0 + i) * p->c + k0 + q) * p->d + t->l0 + l;
                 const char *from = x + (size_t)(row * p->batch + t->n0) * t->size;
-                real *to = packed + ((i * t->lg + l) * rows + q) * t->stride;
-                for (int64_t n = 0; n < t->n; n += t->stride, to += t->ig * t->lg * rows * t->stride)
+                const int64_t tile_step = t->ig * t->lg * rows * t->stride;
+                real *to = packed + ((i * t->lg + l) * rows + q) * t->stride + n_from / t->stride * tile_step;
+                for (int64_t n = n_from; n < t->n; n += t->stride, to += tile_step)
                     for (int64_t v = 0; v < t->stride; v += LANES) {
                         const int64_t left = t->n - n - v;
                         *(vec *)(to + v) = left > 0 ? widen(type, from + (size_t)(n + v) * t->size, left) : (vec){0};
@@ -329,7 +348,7 @@ INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64
 
 /* With fewer samples than lanes the batch cannot fill a vector, and reading K is what takes the time. So here the lanes
  * run along k, K is read once by whole vectors in its own type, and X is packed as [block][sample][c, padded with 0]. */
-enum { DOT_ROWS = 4, PREFETCH_LINES = 64 };
+enum { DOT_ROWS = 4, DOT_UNROLL = 4, PREFETCH_BYTES = 2048 };
 
 INLINE int64_t dot_stride(const ks_problem *p)
 {
@@ -381,39 +400,73 @@ INLINE void dot_tile(ks_type type, const int rows, const int samples, const char
         for (int s = 0; s < samples; s++) c[r * ldc + s] = sum_lanes(acc[r][s]);
 }
 
+/* One long row: K is one stream, several sums in flight. */
+INLINE void dot_row(ks_type type, const int samples, const char *k, const real *x, int64_t stride, int64_t count,
+                    size_t size, real *c)
+{
+    vec acc[DOT_UNROLL][KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+    for (int u = 0; u < DOT_UNROLL; u++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[u][s] = (vec){0};
+    int64_t q = 0;
+    for (; q + DOT_UNROLL * LANES <= count; q += DOT_UNROLL * LANES) {
+        __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES);
+        if (size > 2) __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES + 128);
+#pragma GCC unroll 4
+        for (int u = 0; u < DOT_UNROLL; u++) {
+            const vec kv = widen(type, k + (size_t)(q + u * LANES) * size, LANES);
+#pragma GCC unroll 4
+            for (int s = 0; s < samples; s++) acc[u][s] += kv * *(const vec *)(x + s * stride + q + u * LANES);
+        }
+    }
+    for (; q < count; q += LANES) {
+        const vec kv = widen(type, k + (size_t)q * size, count - q);
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[0][s] += kv * *(const vec *)(x + s * stride + q);
+    }
+#pragma GCC unroll 4
+    for (int s = 0; s < samples; s++) c[s] = sum_lanes((acc[0][s] + acc[1][s]) + (acc[2][s] + acc[3][s]));
+}
+
 /* Rows [j, j + rows) of one block, all of c: [rows][stride lanes] of the output tile, samples in the first lanes. */
-INLINE void multiply_dot(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, const real *x,
-                         real *c)
+INLINE void multiply_dot(ks_type type, const piece *t, const int samples, const char *k_block, int64_t j,
+                         int64_t rows, const real *x, real *c)
 {
     const size_t ldk = (size_t)t->p->c * t->size;
     const int64_t xs = dot_stride(t->p), count = t->p->c;
-    for (int64_t r = 0; r < rows; r += DOT_ROWS) {
-        const char *k = k_block + (size_t)(j + r) * ldk;
-        const char *next = k + DOT_ROWS * ldk;
-        for (size_t line = 0; line < PREFETCH_LINES && line * 64 < DOT_ROWS * ldk; line++)
-            __builtin_prefetch(next + line * 64);
-        real *to = c + r * t->stride;
-        if (rows - r >= DOT_ROWS) {
-            switch (t->n) {
-            case 1:
-                dot_tile(type, DOT_ROWS, 1, k, ldk, x, xs, count, t->size, to, t->stride);
-                break;
-            case 2:
-                dot_tile(type, DOT_ROWS, 2, k, ldk, x, xs, count, t->size, to, t->stride);
-                break;
-            case 3:
-                dot_tile(type, DOT_ROWS, 3, k, ldk, x, xs, count, t->size, to, t->stride);
-                break;
-            default:
-                dot_tile(type, DOT_ROWS, 4, k, ldk, x, xs, count, t->size, to, t->stride);
-                break;
-            }
-            continue;
-        }
-        for (int64_t h = 0; h < rows - r; h++)
-            for (int64_t s = 0; s < t->n; s++)
-                dot_tile(type, 1, 1, k + (size_t)h * ldk, ldk, x + s * xs, xs, count, t->size, to + h * t->stride + s,
-                         1);
+    const char *k = k_block + (size_t)j * ldk;
+    int64_t r = 0;
+    if (count >= 2 * DOT_UNROLL * LANES) {
+        for (; r < rows; r++) dot_row(type, samples, k + (size_t)r * ldk, x, xs, count, t->size, c + r * t->stride);
+        return;
+    }
+    for (; r + DOT_ROWS <= rows; r += DOT_ROWS) {
+        for (size_t line = 0; line < DOT_ROWS * ldk; line += 64)
+            __builtin_prefetch(k + (size_t)(r + DOT_ROWS) * ldk + line);
+        dot_tile(type, DOT_ROWS, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride,
+                 t->stride);
+    }
+    for (; r < rows; r++)
+        dot_tile(type, 1, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride, t->stride);
+}
+
+INLINE void multiply_dots(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, const real *x,
+                          real *c)
+{
+    switch (t->n) {
+    case 1:
+        multiply_dot(type, t, 1, k_block, j, rows, x, c);
+        break;
+    case 2:
+        multiply_dot(type, t, 2, k_block, j, rows, x, c);
+        break;
+    case 3:
+        multiply_dot(type, t, 3, k_block, j, rows, x, c);
+        break;
+    default:
+        multiply_dot(type, t, 4, k_block, j, rows, x, c);
+        break;
     }
 }
 
@@ -421,7 +474,7 @@ INLINE void multiply_dot(ks_type type, const piece *t, const char *k_block, int6
 
 /* Rows [j, j + rows) of one block times one tile of the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
-                     int64_t count, const real *x, real *c, real *widened, bool prefetch, ahead *x_ahead,
+                     int64_t count, const real *x, int64_t ldx, real *c, real *widened, bool prefetch, ahead *x_ahead,
                      ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
@@ -429,7 +482,6 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
     for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
         const int64_t slice = count - s < KS_FUSED_SLICE ? count - s : KS_FUSED_SLICE;
         const bool add = k0 + s > 0;
-        const vec *xs = (const vec *)(x + s * t->stride);
         for (int64_t r = 0; r < rows; r += ROWS) {
             const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
             const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
@@ -450,7 +502,7 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
             ahead_lines(y_ahead, slice, &fetch);
             fetch.own = fetch.count;
             ahead_lines(x_ahead, slice, &fetch);
-            tiles[height - 1][vecs - 1](k, ldk, xs, slice, c + r * t->stride, t->stride, add, &fetch);
+            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, c + r * t->stride, t->stride, add, &fetch);
         }
     }
 }
@@ -480,6 +532,8 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
         const int64_t per_row = blocks * slices * tiles_n; /* register tiles for every ROWS rows */
         ahead x_ahead = ahead_of(&t, job->x, 0, p->c, p->c, t.n0 + t.n, after < plan->n_group ? after : plan->n_group,
                                  per_row * ((j_end - tj * plan->j_task + ROWS - 1) / ROWS));
+        /* Samples [0, direct) of the group are whole tiles that are read where they lie, not packed. */
+        const int64_t direct = plan->direct && layout == KS_BATCH_LAST ? t.n / t.stride * t.stride : 0;
         int64_t packed_k0 = -1;
         for (int64_t j0 = tj * plan->j_task; j0 < j_end; j0 += plan->j_chunk) {
             const int64_t rows = j_end - j0 < plan->j_chunk ? j_end - j0 : plan->j_chunk;
@@ -493,21 +547,29 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                     else if (layout == KS_BATCH_FIRST)
                         pack_first(type, &t, job->x, k0, count, x_tile);
                     else
-                        pack_last(type, &t, job->x, k0, count, x_tile);
+                        pack_last(type, &t, job->x, k0, count, direct, x_tile);
                     packed_k0 = k0;
                 }
                 for (int64_t g = 0; g < blocks; g++) {
                     const int64_t block = (t.i0 + g / t.lg) * p->d + t.l0 + g % t.lg;
                     const char *k_block = (const char *)job->k + (size_t)(block * p->b * p->c) * t.size;
                     if (plan->dot) {
-                        multiply_dot(type, &t, k_block, j0, rows, x_tile + g * t.n * dot_stride(p),
-                                     y_tile + g * rows * t.stride);
+                        multiply_dots(type, &t, k_block, j0, rows, x_tile + g * t.n * dot_stride(p),
+                                      y_tile + g * rows * t.stride);
                         continue;
                     }
-                    for (int64_t n = 0; n < tiles_n; n++)
-                        multiply(type, &t, k_block, j0, rows, k0, count, x_tile + (n * blocks + g) * count * t.stride,
+                    for (int64_t n = 0; n < tiles_n; n++) {
+                        const real *x = x_tile + (n * blocks + g) * count * t.stride;
+                        int64_t ldx = t.stride;
+                        if ((n + 1) * t.stride <= direct) {
+                            const int64_t row = ((t.i0 + g / t.lg) * p->c + k0) * p->d + t.l0 + g % t.lg;
+                            ldx = p->d * p->batch;
+                            x = (const real *)job->x + row * p->batch + t.n0 + n * t.stride;
+                        }
+                        multiply(type, &t, k_block, j0, rows, k0, count, x, ldx,
                                  y_tile + (n * blocks + g) * rows * t.stride, widened, plan->prefetch_k, &x_ahead,
                                  &y_ahead);
+                    }
                 }
             }
             if (layout == KS_BATCH_FIRST)

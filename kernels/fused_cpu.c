@@ -62,7 +62,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     const ks_fused_core *core = core_for(p->type);
     const int64_t size = (int64_t)ks_type_bytes(p->type), real = p->type == KS_F64 ? 8 : 4;
     const int64_t l2 = device->l2_bytes > 0 ? device->l2_bytes : 512 << 10;
-    const int64_t x_most = l2 / 2, y_most = l2 / 8, k_most = l2 / 2;
+    const int64_t x_most = l2 / 2, y_most = l2 / 4, k_most = l2 / 2;
 
     const int64_t vectors = ceil_div(p->batch, core->lanes);
     plan->n_tile = ceil_div(vectors, ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
@@ -80,7 +80,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
     plan->ig = 1;
     if (plan->lg == p->d) {
-        int64_t most = min(x_most / x_row / (p->c * p->d), y_most / row / (min(p->b, core->rows) * p->d));
+        int64_t most = min(x_most / x_row / (p->c * p->d), y_most / row / (p->b * p->d));
         most = min(most, k_most / real / (p->b * p->c * p->d));
         plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
     }
@@ -94,7 +94,9 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
         group = min(group, ceil_div(p->batch, plan->n_tile));
     }
     plan->n_group = group * plan->n_tile;
-    plan->j_chunk = fit(y_most / row / blocks / group, core->rows, p->b);
+    /* Whole register tiles, and whole lines of Y where that much fits. */
+    plan->j_chunk = fit(y_most / row / blocks / group, 2 * core->rows, p->b);
+    if (blocks * plan->j_chunk * row * group > y_most) plan->j_chunk = min(core->rows, p->b);
 
     plan->tasks_i = ceil_div(p->a, plan->ig);
     plan->tasks_l = ceil_div(p->d, plan->lg);
@@ -108,6 +110,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->j_chunk = min(plan->j_chunk, plan->j_task);
     plan->tasks_j = ceil_div(p->b, plan->j_task);
 
+    plan->direct = !first && !plan->dot && size == real && p->b <= core->rows;
     plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
@@ -166,6 +169,7 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if (ks_type_bytes(p->type) < sizeof(float) || row % LINE_BYTES != 0 || (uintptr_t)args->y % LINE_BYTES != 0)
         plan.stream = false;
     if (plan.stream) plan.own_y = false;
+    if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
     ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, is_wide(p), core_for(p->type)->task, &job);
     return KS_OK;

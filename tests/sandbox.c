@@ -1,3 +1,4 @@
+/* Making and removing the directory, and files read and written whole; a failure fails the test at hand. */
 #include "sandbox.h"
 
 #include <setjmp.h>

@@ -1,3 +1,4 @@
+/* What the tests of stores share. Everything here may fail the test at hand, so threads and children must not use it. */
 #include "stores.h"
 
 #include <setjmp.h>
@@ -48,6 +49,12 @@ ks_store_info info_of(ks_store *store)
     ks_store_info info;
     assert_int_equal(ks_store_info_get(store, &info), KS_OK);
     return info;
+}
+
+void assert_same_problem(const ks_problem *p, const ks_problem *q)
+{
+    assert_true(p->a == q->a && p->b == q->b && p->c == q->c && p->d == q->d && p->batch == q->batch);
+    assert_true(p->type == q->type && p->layout == q->layout && p->math == q->math);
 }
 
 static void print_finding(void *user, const char *finding)

@@ -13,6 +13,7 @@ ks_measurement measurement(int64_t a);
 void add(ks_store *store, int64_t a);
 ks_store_info info_of(ks_store *store);
 void assert_sound(ks_store *store);
+void assert_same_problem(const ks_problem *p, const ks_problem *q); /* every field; padding may differ */
 void exec(ks_store *store, const char *sql);
 
 /* A closed store with rows 1, 2, ... */

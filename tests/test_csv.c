@@ -412,7 +412,7 @@ static void test_round_trip(void **state)
     assert_int_equal(table.count, 6);
     for (int i = 0; i < 6; i++) {
         ks_measurement *m = &table.rows[i];
-        assert_memory_equal(&m->problem, &rows[i].problem, sizeof m->problem);
+        assert_same_problem(&m->problem, &rows[i].problem);
         assert_string_equal(m->device, rows[i].device);
         assert_string_equal(m->reason, rows[i].reason);
         assert_int_equal(m->kernel_version, rows[i].kernel_version);

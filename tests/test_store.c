@@ -17,7 +17,7 @@
 
 static void assert_same(const ks_measurement *x, const ks_measurement *y)
 {
-    assert_memory_equal(&x->problem, &y->problem, sizeof x->problem);
+    assert_same_problem(&x->problem, &y->problem);
     assert_string_equal(x->device, y->device);
     assert_string_equal(x->kernel, y->kernel);
     assert_int_equal(x->kernel_version, y->kernel_version);

@@ -35,8 +35,9 @@ printf '\nThe six factors of ViT-S/16, batch 25088, each kernel measured now:\n'
 
 cat <<END
 
-Done in $(($(date +%s) - started)) s. Next:
-  $ksauto advise 1,768,192,2 --batch 25088 --explain   # what this machine takes for a pattern, and why
-  $ksauto calibrate --budget 5m                        # go on measuring: the advice gets better
-  cmake --install $folder --prefix PREFIX              # the header, the libraries and the command, for your programs
+Done in $(($(date +%s) - started)) s. Next, what this machine takes for a pattern and why; measuring on, for better advice;
+and installing the header, the libraries and the command for your own programs:
+  $ksauto advise 1,768,192,2 --batch 25088 --explain
+  $ksauto calibrate --budget 5m
+  cmake --install $folder --prefix PREFIX
 END
