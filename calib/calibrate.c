@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 20, ACCEPT_MOST = 400 };
+enum { SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
 
@@ -25,8 +25,9 @@ typedef struct run {
     ks_store *store;
     ks_measurer *measurer;
     double start_s, end_s; /* of the whole run, on the clock of timer.h */
-    double config_end_s;
-    ks_rows rows; /* of the type and layout at hand */
+    double config_end_s;   /* of the type and layout at hand */
+    double fit_s;          /* the longest that a fit has taken: to be kept in hand */
+    ks_rows rows;          /* of the type and layout at hand */
     double expected_regret;
     int problems; /* of the type and layout at hand, those from the store included */
 } run;
@@ -69,10 +70,12 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
     const ks_measure_limits limits = {.min_samples = 4, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
-    for (int turn = 0; s == KS_OK && ks_now_s() < end_s; turn++) {
+    for (int turn = 0; s == KS_OK && ks_now_s() + 2 * r->fit_s < end_s; turn++) {
         if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
             const bool optimise = r->problems > 2 * searched_at;
+            const double start = ks_now_s();
             s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, NULL);
+            r->fit_s = fmax(r->fit_s, ks_now_s() - start);
             if (s == KS_ERR_NO_DATA) s = KS_OK; /* not yet */
             fitted_at = r->problems;
             if (optimise) searched_at = r->problems;
@@ -100,7 +103,8 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
     const size_t first = r->rows.count;
     ks_status s = KS_OK;
     *a = (ks_acceptance){.type = type, .layout = layout, .measured = r->problems};
-    for (int i = 0; s == KS_OK && i < ACCEPT_MOST && (i < ACCEPT_LEAST || ks_now_s() < r->config_end_s); i++) {
+    for (int i = 0;
+         s == KS_OK && i < ACCEPT_MOST && (i < ACCEPT_LEAST || ks_now_s() + 1.5 * r->fit_s < r->config_end_s); i++) {
         ks_problem p;
         ks_design_random(design, random, &p);
         s = measure_one(r, &p, &limits, "accept");
@@ -124,8 +128,11 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
 static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, bool optimise, ks_model **model)
 {
     ks_refit_result result;
+    const double start = ks_now_s();
     ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, &result);
-    return s == KS_OK ? ks_refit_keep(r->store, &r->device, *model, &result) : s;
+    if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
+    r->fit_s = fmax(r->fit_s, ks_now_s() - start);
+    return s;
 }
 
 static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t *random)
@@ -142,7 +149,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     r->problems = before.count;
     ks_cases_free(&before);
 
-    s = ks_design_open(&design, &r->device, type, layout, fmin(fmax(share / 600, 2e-3), 0.1));
+    s = ks_design_open(&design, &r->device, type, layout, fmin(fmax(share / 1500, 2e-3), 0.1));
     if (s != KS_OK) goto done;
     ks_design_skip(design, r->problems);
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);

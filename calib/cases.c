@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* How many times too small a value must be to be taken for a failed run. */
+static const double absurd_first = 50, absurd = 20;
+
 static bool same_pattern_and_batch(const ks_problem *p, const ks_problem *q)
 {
     return p->a == q->a && p->b == q->b && p->c == q->c && p->d == q->d && p->batch == q->batch && p->math == q->math;
@@ -53,15 +56,36 @@ static int column(ks_cases *cases, const ks_measurement *m)
     return q;
 }
 
-static void quarantine_impossible(ks_cases *cases, const ks_device *device)
+/* What a value is held against: the roofline time, whatever its unit; only ratios between rows matter. */
+static double yardstick(const ks_device *device, const ks_problem *p)
+{
+    ks_device rated = *device;
+    ks_device_assume_rates(&rated);
+    return ks_roofline_s(&rated, p);
+}
+
+/* First what is absurd beside the kernel's usual distance from the roofline, since one such row would bend the cost model;
+ * then what is absurd beside that. `scratch` holds a number a case. */
+static void quarantine_impossible(ks_cases *cases, const ks_device *device, double *scratch)
 {
     for (int q = 0; q < cases->kernels; q++) {
         double cost[KS_NTERMS], terms[KS_NTERMS];
+        int n = 0;
+        for (int i = 0; i < cases->count; i++)
+            if (!isnan(cases->items[i].value[q]))
+                scratch[n++] = cases->items[i].value[q] / yardstick(device, &cases->items[i].problem);
+        qsort(scratch, (size_t)n, sizeof *scratch, compare_values);
+        const double usual = n ? scratch[n / 2] : 0;
+        for (int i = 0; i < cases->count; i++) {
+            ks_case *c = &cases->items[i];
+            if (c->value[q] < usual * yardstick(device, &c->problem) / absurd_first)
+                c->value[q] = NAN, cases->quarantined++;
+        }
         ks_cases_cost(cases, device, q, cost);
         for (int i = 0; i < cases->count; i++) {
             ks_case *c = &cases->items[i];
             cases->kernel[q]->cost_terms(&c->problem, device, terms);
-            if (c->value[q] < ks_cost_s(cost, terms) / 20) c->value[q] = NAN, cases->quarantined++;
+            if (c->value[q] < ks_cost_s(cost, terms) / absurd) c->value[q] = NAN, cases->quarantined++;
         }
     }
 }
@@ -108,9 +132,9 @@ ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_devi
         qsort(values, n, sizeof *values, compare_values);
         c->value[q] = n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
     }
+    quarantine_impossible(cases, device, values);
     free(sorted);
     free(values);
-    quarantine_impossible(cases, device);
     return KS_OK;
 }
 

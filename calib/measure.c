@@ -279,7 +279,7 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         for (int turn = 0; turn < count; turn++) {
             const int q = (turn + round) % count;
             if (calls[q] == 0) continue;
-            const bool behind = round >= 2 && best >= 0 && out[q].time_s > far_behind * out[best].time_s;
+            const bool behind = round >= 1 && best >= 0 && out[q].time_s > far_behind * out[best].time_s;
             if (behind && !(limits && limits->full_race)) continue;
             double time = timed(m, p, kernels[q], calls[q]);
             if (time < 0) {

@@ -437,6 +437,16 @@ INLINE void multiply_dot(ks_type type, const piece *t, const int samples, const 
     const int64_t xs = dot_stride(t->p), count = t->p->c;
     const char *k = k_block + (size_t)j * ldk;
     int64_t r = 0;
+    if (count < LANES / 2) {
+        for (; r < rows; r++)
+            for (int s = 0; s < samples; s++) {
+                real sum = 0;
+                for (int64_t q = 0; q < count; q++)
+                    sum += widen_one(type, k + (size_t)r * ldk + (size_t)q * t->size) * x[s * xs + q];
+                c[r * t->stride + s] = sum;
+            }
+        return;
+    }
     if (count >= 2 * DOT_UNROLL * LANES) {
         for (; r < rows; r++) dot_row(type, samples, k + (size_t)r * ldk, x, xs, count, t->size, c + r * t->stride);
         return;

@@ -6,10 +6,11 @@
 #include "kernel.h"
 
 enum {
-    KS_FUSED_MAX_ROWS = 8,    /* rows j of a register tile, at most */
-    KS_FUSED_MAX_VECS = 3,    /* vectors of batch in a register tile, at most */
-    KS_FUSED_DOT_SAMPLES = 4, /* samples of a dot tile (lanes along k), at most */
-    KS_FUSED_SLICE = 128      /* k's of one pass of the register tile: keeps its X slice in L1 */
+    KS_FUSED_MAX_ROWS = 8,      /* rows j of a register tile, at most */
+    KS_FUSED_MAX_VECS = 3,      /* vectors of batch in a register tile, at most */
+    KS_FUSED_DOT_SAMPLES = 4,   /* samples of a dot tile (lanes along k), at most */
+    KS_FUSED_PLAIN_SAMPLES = 2, /* samples up to which short dots are summed one value at a time */
+    KS_FUSED_SLICE = 128        /* k's of one pass of the register tile: keeps its X slice in L1 */
 };
 
 /* One task computes Y for `ig` super-blocks from i0, `lg` neighbouring l's from l0 (lg = d where ig > 1), the batch

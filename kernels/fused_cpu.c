@@ -66,27 +66,30 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
 
     const int64_t vectors = ceil_div(p->batch, core->lanes);
     plan->n_tile = ceil_div(vectors, ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
-    plan->dot = p->batch <= KS_FUSED_DOT_SAMPLES && p->c >= core->lanes / 2 && p->c * p->batch * real <= x_most / 2;
-    /* Bytes of one packed row, of X and of Y. In dot tiles X is not spread over lanes, but padded along c (to < 2c). */
-    const int64_t row = plan->n_tile * real, x_row = plan->dot ? 2 * p->batch * real : row;
+    plan->dot = p->batch <= KS_FUSED_DOT_SAMPLES && (p->c >= core->lanes / 2 || p->batch <= KS_FUSED_PLAIN_SAMPLES) &&
+                p->c * p->batch * real <= x_most / 2;
+    /* Bytes of one packed row, and of the packed X of a block: spread over lanes, or padded along c. */
+    const int64_t row = plan->n_tile * real;
+    const int64_t x_block = plan->dot ? p->batch * round_up(p->c, core->lanes) * real : p->c * row;
 
     /* How many elements must lie side by side for whole cache lines, and how many should: in batch-first, where a tile
      * touches a run in every sample, a page's worth, since it is page walks that short runs are slow by. */
     const bool first = p->layout == KS_BATCH_FIRST;
     const int64_t side = first ? size : size * min(p->batch, RUN_BYTES);
     const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(first ? PAGE_BYTES : RUN_BYTES, side);
-    const int64_t by_x = x_most / x_row / p->c, by_k = k_most / real / p->b / p->c;
+    const int64_t by_x = x_most / x_block, by_k = k_most / real / p->b / p->c;
     int64_t lg = first ? min(by_x, by_k) : min(want, by_x);
     plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
     plan->ig = 1;
     if (plan->lg == p->d) {
-        int64_t most = min(x_most / x_row / (p->c * p->d), y_most / row / (p->b * p->d));
+        int64_t most = min(x_most / x_block / p->d, y_most / row / (p->b * p->d));
         most = min(most, k_most / real / (p->b * p->c * p->d));
         plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
-    const bool whole = plan->dot || blocks * p->c * x_row <= x_most; /* dot tiles never cut c */
-    plan->k_slab = whole ? p->c : fit(x_most / x_row / blocks, KS_FUSED_SLICE, p->c);
+    /* All of c at once if it fits; dot tiles never cut it. */
+    plan->k_slab = plan->dot || blocks * x_block <= x_most ? p->c : fit(x_most / row / blocks, KS_FUSED_SLICE, p->c);
+    const int64_t x_bytes = plan->dot ? blocks * x_block : blocks * plan->k_slab * row;
     int64_t group = 1; /* tiles */
     if (!first && !plan->dot) {
         group = min(ceil_div(GROUP_BYTES, plan->n_tile * size), x_most / (blocks * plan->k_slab * row));
@@ -114,9 +117,27 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
-    plan->x_bytes = (size_t)round_up(blocks * plan->k_slab * x_row * group, LINE_BYTES);
+    plan->x_bytes = (size_t)round_up(x_bytes * group, LINE_BYTES);
     plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
+}
+
+/* The plan, remembered: ks_auto_matmul asks for the workspace's size and then runs. */
+static const ks_fused_plan *plan_of(const ks_problem *p, const ks_device *device)
+{
+    static _Thread_local struct {
+        ks_problem problem;
+        int64_t l2_bytes;
+        int units;
+        ks_fused_plan plan;
+    } last;
+    const ks_problem *q = &last.problem;
+    if (q->a != p->a || q->b != p->b || q->c != p->c || q->d != p->d || q->batch != p->batch || q->type != p->type ||
+        q->layout != p->layout || last.l2_bytes != device->l2_bytes || last.units != device->units) {
+        plan_make(p, device, &last.plan);
+        last.problem = *p, last.l2_bytes = device->l2_bytes, last.units = device->units;
+    }
+    return &last.plan;
 }
 
 static bool is_wide(const ks_problem *p)
@@ -132,15 +153,13 @@ static bool supports(const ks_problem *problem, const ks_device *device)
 
 static size_t workspace_bytes(const ks_problem *problem, const ks_device *device)
 {
-    ks_fused_plan plan;
-    plan_make(problem, device, &plan);
-    return (size_t)device->units * (plan.x_bytes + plan.y_bytes + plan.k_bytes);
+    const ks_fused_plan *plan = plan_of(problem, device);
+    return (size_t)device->units * (plan->x_bytes + plan->y_bytes + plan->k_bytes);
 }
 
 static void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    ks_fused_plan plan;
-    plan_make(p, device, &plan);
+    const ks_fused_plan plan = *plan_of(p, device);
     const ks_fused_core *core = core_for(p->type);
     const double size = (double)ks_type_bytes(p->type);
     const double tasks = (double)(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j);
@@ -161,8 +180,7 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
 
 static ks_status run(const ks_problem *p, const ks_run_args *args)
 {
-    ks_fused_plan plan;
-    plan_make(p, args->device, &plan);
+    ks_fused_plan plan = *plan_of(p, args->device);
     /* Whole lines go past the caches only where every row of Y starts on one. */
     const int64_t row =
         (p->layout == KS_BATCH_FIRST ? p->a * p->b * p->d : p->batch) * (int64_t)ks_type_bytes(p->type);

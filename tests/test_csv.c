@@ -2,7 +2,7 @@
  * survives the store and the way back. */
 #include "csv.h"
 #include "records.h"
-#include "sandbox.h"
+#include "stores.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

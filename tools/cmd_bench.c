@@ -59,7 +59,6 @@ static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_cont
     r->count = ks_kernels_for(&r->problem, device, kernels);
     if (s == KS_OK) s = ks_measure(measurer, &r->problem, kernels, r->count, &limits, r->measured, NULL);
     if (s != KS_OK) return s;
-    r->roofline_s = ks_roofline_s(device, &r->problem);
     r->best = r->chosen = r->best_fused = r->best_bmm = r->permute = -1;
     for (int q = 0; q < r->count; q++) {
         r->best = faster(r, q, r->best);
@@ -143,7 +142,6 @@ static void print_row(const row *r)
            ks_type_name(p->type), ks_layout_name(p->layout), r->chosen < 0 ? "-" : r->measured[r->chosen].kernel,
            cli_time(time).s, ks_problem_bytes(p) / time / 1e9, ks_problem_flops(p) / time / 1e12,
            time / r->roofline_s, time_of(r, r->best_fused) / time, time_of(r, r->best_bmm) / time);
-    fflush(stdout);
 }
 
 static void print_summary(const row *rows, size_t count)
@@ -185,20 +183,26 @@ static ks_status write_csv(const char *path, const row *rows, size_t count)
     return s;
 }
 
-/* The device's facts with its rates: the store's if it has them, so that a bench agrees with the calibration. */
-static ks_status rated_device(const cli *c, ks_measurer *measurer, ks_device *device)
+/* Rates belong to the run: a machine that is disturbed now was perhaps not when it was calibrated. They are measured
+ * before the panel and after it, and the better ones count, so that the roofline flatters nobody. */
+static ks_status rate(ks_measurer *measurer, ks_device *device)
 {
-    char path[4096];
-    ks_store *store = NULL;
-    ks_device stored = {0};
-    if (ks_store_path(c->store, path, sizeof path) == KS_OK && ks_store_open(&store, path, KS_STORE_READ) == KS_OK)
-        ks_store_get_device(store, device->name, &stored);
-    ks_store_close(store);
-    if (stored.copy_bytes_per_s <= 0 || stored.gemm_flops_per_s[KS_F32] <= 0)
-        return ks_measure_rates(measurer, device);
-    device->copy_bytes_per_s = stored.copy_bytes_per_s;
-    memcpy(device->gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
+    ks_device now = *device;
+    ks_status s = ks_measure_rates(measurer, &now);
+    if (s != KS_OK) return s;
+    device->copy_bytes_per_s = fmax(device->copy_bytes_per_s, now.copy_bytes_per_s);
+    for (int t = 0; t < KS_NTYPES; t++)
+        device->gemm_flops_per_s[t] = fmax(device->gemm_flops_per_s[t], now.gemm_flops_per_s[t]);
     return KS_OK;
+}
+
+static void show_progress(size_t done, size_t count)
+{
+    if (!isatty(STDERR_FILENO)) return;
+    if (done < count)
+        fprintf(stderr, "\rmeasuring %zu of %zu", done + 1, count);
+    else
+        fprintf(stderr, "\r%30s\r", "");
 }
 
 static int bench_panel(const cli *c, const ks_panel *panel, const char *device_name, const char *csv)
@@ -216,17 +220,15 @@ static int bench_panel(const cli *c, const ks_panel *panel, const char *device_n
         goto done;
     }
     ks_status s = rows ? ks_measurer_open(&measurer, &device) : KS_ERR_MEMORY;
-    if (s == KS_OK) s = rated_device(c, measurer, &device);
-    if (s == KS_OK && !c->json) {
-        printf("%s: copy %s, GEMM f32 %s\n\n", device.name, cli_rate(device.copy_bytes_per_s, "B/s").s,
-               cli_rate(device.gemm_flops_per_s[KS_F32], "FLOP/s").s);
-        print_header();
-    }
+    if (s == KS_OK) s = rate(measurer, &device);
     for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
+        show_progress(i, panel->count);
         rows[i].problem = panel->problems[i];
         s = measure(measurer, &device, ctx, &rows[i]);
-        if (s == KS_OK && !c->json) print_row(&rows[i]);
     }
+    show_progress(panel->count, panel->count);
+    if (s == KS_OK) s = rate(measurer, &device);
+    for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(&device, &rows[i].problem);
     if (s == KS_OK && csv) s = write_csv(csv, rows, panel->count);
     if (s != KS_OK) {
         code = cli_status(s);
@@ -238,6 +240,10 @@ static int bench_panel(const cli *c, const ks_panel *panel, const char *device_n
         for (size_t i = 0; i < panel->count; i++) cJSON_AddItemToArray(list, row_json(&rows[i]));
         code = cli_print_json(object);
     } else {
+        printf("%s: copy %s, GEMM f32 %s\n\n", device.name, cli_rate(device.copy_bytes_per_s, "B/s").s,
+               cli_rate(device.gemm_flops_per_s[KS_F32], "FLOP/s").s);
+        print_header();
+        for (size_t i = 0; i < panel->count; i++) print_row(&rows[i]);
         print_summary(rows, panel->count);
         code = CLI_DONE;
     }

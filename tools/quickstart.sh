@@ -22,7 +22,7 @@ fail() {
 
 # shellcheck disable=SC2086
 need $build_packages || fail "stopped: the packages above are needed first."
-step "Configuring" cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKSAUTO_TESTS=OFF ||
+step "Configuring" cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKSAUTO_TESTS=OFF -DKSAUTO_WERROR=OFF ||
     fail "stopped: the build could not be configured."
 step "Building" cmake --build "$folder" -j "$(nproc)" || fail "stopped: the library could not be built."
 
@@ -31,7 +31,7 @@ printf '\nMeasuring this machine for 30 s; the measurements are kept in %s\n' "$
 "$ksauto" calibrate --budget 30s --progress || fail "stopped: 'ksauto calibrate' failed, see the message above."
 
 printf '\nThe six factors of ViT-S/16, batch 25088, each kernel measured now:\n'
-"$ksauto" bench --panel tools/vit-s16.csv || fail "stopped: 'ksauto bench' failed, see the message above."
+"$ksauto" bench || fail "stopped: 'ksauto bench' failed, see the message above."
 
 cat <<END
 

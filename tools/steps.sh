@@ -56,7 +56,8 @@ need() {
     echo "Missing packages, to be installed by apt-get${as_root:+ with sudo}:$missing"
     # A source of packages that does not answer is no reason to stop: the other sources, or old lists, may do.
     # shellcheck disable=SC2086
-    step "Reading the lists of packages" $as_root apt-get -o DPkg::Lock::Timeout=120 update ||
+    step "Reading the lists of packages" \
+        $as_root apt-get -o DPkg::Lock::Timeout=120 -o APT::Update::Error-Mode=any update ||
         echo "Going on with the lists that are here." >&2
     # shellcheck disable=SC2086
     step "Installing packages" $as_root env DEBIAN_FRONTEND=noninteractive \
