@@ -35,17 +35,17 @@ INLINE void tile_step(const int rows, const int vecs, const real *restrict k, in
 }
 
 /* Lines to bring towards L2 while a register tile is multiplied, one with every k: memory then works during arithmetic,
- * and never more of it at once than the core's fill buffers take without stalling. The first `own` of them are to be
- * written, so they are asked for as such: a store then finds its line instead of waiting for it. */
-typedef struct line_list {
-    int64_t count, own;
-    const char *at[KS_FUSED_SLICE];
-} line_list;
+ * and never more of it at once than the core's fill buffers take without stalling. Those that will be written are asked
+ * for as such, so that a store finds its line instead of waiting for it. */
+typedef struct stretch {
+    const char *at;
+    int64_t lines;
+} stretch;
 
 /* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, `ldx` and
  * `ldc` apart, K's rows `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
 INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
-                 int64_t ldx, int64_t count, real *restrict c, int64_t ldc, bool add, const line_list *ahead)
+                 int64_t ldx, int64_t count, real *restrict c, int64_t ldc, bool add, stretch y_next, stretch x_next)
 {
     vec acc[ROWS][KS_FUSED_MAX_VECS];
 #pragma GCC unroll 8
@@ -53,12 +53,14 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
 #pragma GCC unroll 3
         for (int v = 0; v < vecs; v++) acc[r][v] = add ? *(const vec *)(c + r * ldc + v * LANES) : (vec){0};
     int64_t q = 0;
-    for (; q < count && q < ahead->own; q++, x += ldx) {
-        __builtin_prefetch(ahead->at[q], 1, 2);
+    for (; q < count && q < y_next.lines; q++, x += ldx) {
+        __builtin_prefetch(y_next.at + q * 64, 1, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
-    for (; q < count && q < ahead->count; q++, x += ldx) {
-        __builtin_prefetch(ahead->at[q], 0, 2);
+    x_next.at -= q * 64;
+    x_next.lines += q;
+    for (; q < count && q < x_next.lines; q++, x += ldx) {
+        __builtin_prefetch(x_next.at + q * 64, 0, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
     for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
@@ -69,13 +71,13 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
 }
 
 typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c,
-                           int64_t ldc, bool add, const line_list *ahead);
+                           int64_t ldc, bool add, stretch y_next, stretch x_next);
 
 #define TILE(rows, vecs)                                                                                             \
     static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c, \
-                                     int64_t ldc, bool add, const line_list *ahead)                                  \
+                                     int64_t ldc, bool add, stretch y_next, stretch x_next)                          \
     {                                                                                                                \
-        tile(rows, vecs, k, ldk, x, ldx, count, c, ldc, add, ahead);                                                 \
+        tile(rows, vecs, k, ldk, x, ldx, count, c, ldc, add, y_next, x_next);                                        \
     }
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)
@@ -167,13 +169,12 @@ INLINE int64_t run_offset(const piece *t, runs u, int64_t r, int64_t rows, int64
     return ((t->i0 + i) * rows_all + row0 + row) * t->p->d + t->l0;
 }
 
-/* Memory that will be wanted: `left` stretches of `bytes`, in rows of `inner`; handed to the register tiles as lines to
- * fetch, so many a tile that all are fetched when the last one is multiplied. */
+/* Memory that will be wanted: `left` stretches of `bytes`, in rows of `inner`; handed to the register tiles piece by
+ * piece, such that all is fetched when the last one is multiplied. */
 typedef struct ahead {
-    const char *base;
-    size_t outer_step, inner_step, bytes;
-    int64_t inner, left, at_outer, at_inner;
-    size_t at_byte;
+    const char *row, *at; /* of the stretch at hand: its row's first, itself */
+    size_t outer_step, inner_step, bytes, at_byte;
+    int64_t inner, left, at_inner;
     int64_t lines; /* for every register tile */
 } ahead;
 
@@ -183,41 +184,50 @@ INLINE ahead ahead_of(const piece *t, const char *array, int64_t row0, int64_t r
 {
     const ks_problem *p = t->p;
     const size_t row = (size_t)(p->layout == KS_BATCH_FIRST ? p->d : p->d * p->batch) * t->size;
-    ahead a = {.base = NULL};
+    ahead a = {.row = NULL};
     if (samples <= 0) return a;
     if (p->layout == KS_BATCH_FIRST) {
         const runs u = runs_of(t, rows, rows_all);
         const int64_t sample = p->a * rows_all * p->d;
-        a.base = array + (size_t)(n * sample + (t->i0 * rows_all + row0) * p->d + t->l0) * t->size;
+        a.row = array + (size_t)(n * sample + (t->i0 * rows_all + row0) * p->d + t->l0) * t->size;
         a.outer_step = (size_t)sample * t->size, a.inner_step = row * (u.per_row ? 1 : (size_t)rows_all);
         a.bytes = (size_t)u.length * t->size, a.inner = u.count, a.left = samples * u.count;
     } else {
-        a.base = array + (size_t)(((t->i0 * rows_all + row0) * p->d + t->l0) * p->batch + n) * t->size;
+        a.row = array + (size_t)(((t->i0 * rows_all + row0) * p->d + t->l0) * p->batch + n) * t->size;
         a.outer_step = row, a.inner_step = (size_t)p->batch * t->size;
         a.bytes = (size_t)samples * t->size, a.inner = t->lg, a.left = t->ig * rows * t->lg;
     }
+    a.at = a.row;
     a.lines = a.left * (int64_t)(a.bytes / 64 + 1) / register_tiles + 1;
     return a;
 }
 
-/* The next of them; where the list is full they are fetched at once. */
-INLINE void ahead_lines(ahead *a, int64_t most, line_list *out)
+/* The next piece: of one stretch, so what is short of `lines` is made up for, or forgone. */
+INLINE stretch ahead_next(ahead *a)
 {
-    for (int64_t line = 0; line < a->lines && a->left > 0; line++) {
-        const char *at =
-            a->base + (size_t)a->at_outer * a->outer_step + (size_t)a->at_inner * a->inner_step + a->at_byte;
-        if (out->count < most)
-            out->at[out->count++] = at;
-        else
-            __builtin_prefetch(at, 0, 2);
-        a->at_byte += 64;
-        if (a->at_byte < a->bytes) continue;
-        a->at_byte = 0, a->left--;
-        if (++a->at_inner == a->inner) a->at_inner = 0, a->at_outer++;
+    if (a->left <= 0) return (stretch){NULL, 0};
+    stretch s = {a->at + a->at_byte, (int64_t)(a->bytes - a->at_byte + 63) / 64};
+    if (s.lines > a->lines) {
+        s.lines = a->lines;
+        a->at_byte += (size_t)s.lines * 64;
+        return s;
     }
+    a->at_byte = 0, a->left--;
+    if (++a->at_inner < a->inner)
+        a->at += a->inner_step;
+    else
+        a->at_inner = 0, a->row += a->outer_step, a->at = a->row;
+    return s;
 }
 
 enum { FEW = 2 };
+
+/* Keeps the compiler from turning LANES row addresses into as many induction variables, which it then spills. */
+INLINE size_t opaque(size_t step)
+{
+    __asm__("" : "+r"(step));
+    return step;
+}
 
 /* X rows [k0, k0 + rows) of the piece's blocks and samples, widened, as [block][k][stride]; spare lanes are 0. */
 INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, int64_t rows, real *packed)
@@ -241,10 +251,11 @@ INLINE void pack_first(ks_type type, const piece *t, const char *x, int64_t k0, 
             }
             for (int64_t f = 0; f < u.length; f += LANES, from += LANES * t->size) {
                 const int64_t count = u.length - f;
+                const size_t here = opaque(step);
                 vec m[LANES];
                 if (samples >= LANES && count >= LANES) {
 #pragma GCC unroll 16
-                    for (int s = 0; s < LANES; s++) m[s] = widen(type, from + (size_t)s * step, LANES);
+                    for (int s = 0; s < LANES; s++) m[s] = widen(type, from + (size_t)s * here, LANES);
                 } else {
                     for (int s = 0; s < LANES; s++)
                         m[s] = s < samples ? widen(type, from + (size_t)s * step, count) : (vec){0};
@@ -279,6 +290,7 @@ INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int6
             }
             for (int64_t f = 0; f < u.length; f += LANES, to += LANES * t->size) {
                 const int64_t count = u.length - f;
+                const size_t here = opaque(step);
                 vec m[LANES];
                 if (count >= LANES) {
 #pragma GCC unroll 16
@@ -292,10 +304,10 @@ INLINE void unpack_first(ks_type type, const piece *t, char *y, int64_t j0, int6
                     for (int s = 0; s < LANES && s < samples; s++) narrow(type, to + (size_t)s * step, m[s], count);
                 } else if (t->stream && (uintptr_t)to % VECTOR_BYTES == 0) {
 #pragma GCC unroll 16
-                    for (int s = 0; s < LANES; s++) stream(to + (size_t)s * step, m[s]);
+                    for (int s = 0; s < LANES; s++) stream(to + (size_t)s * here, m[s]);
                 } else {
 #pragma GCC unroll 16
-                    for (int s = 0; s < LANES; s++) narrow(type, to + (size_t)s * step, m[s], LANES);
+                    for (int s = 0; s < LANES; s++) narrow(type, to + (size_t)s * here, m[s], LANES);
                 }
             }
         }
@@ -488,17 +500,15 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
                      ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
-    line_list fetch;
     for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
         const int64_t slice = count - s < KS_FUSED_SLICE ? count - s : KS_FUSED_SLICE;
         const bool add = k0 + s > 0;
         for (int64_t r = 0; r < rows; r += ROWS) {
             const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
             const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
-            if (prefetch)
-                for (int h = 0; h < height; h++)
-                    for (size_t line = 0; line < (size_t)slice * t->size; line += 64)
-                        __builtin_prefetch(from + (size_t)((h + ROWS) * t->p->c) * t->size + line);
+            if (prefetch && slice == t->p->c) /* the rows to come follow at once */
+                for (size_t line = 0; line < (size_t)(ROWS * slice) * t->size; line += 64)
+                    __builtin_prefetch(from + (size_t)(ROWS * slice) * t->size + line);
             const real *k = (const real *)(const void *)from;
             int64_t ldk = t->p->c;
             if (t->size != sizeof(real) || (uintptr_t)from % sizeof(real) != 0) {
@@ -508,11 +518,9 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
                             widen(type, from + (size_t)(h * t->p->c + q) * t->size, slice - q);
                 k = widened, ldk = KS_FUSED_SLICE;
             }
-            fetch.count = 0;
-            ahead_lines(y_ahead, slice, &fetch);
-            fetch.own = fetch.count;
-            ahead_lines(x_ahead, slice, &fetch);
-            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, c + r * t->stride, t->stride, add, &fetch);
+            const stretch y_next = ahead_next(y_ahead), x_next = ahead_next(x_ahead);
+            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, c + r * t->stride, t->stride, add, y_next,
+                                        x_next);
         }
     }
 }

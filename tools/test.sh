@@ -104,7 +104,7 @@ if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-de
     if ! $quick; then
         export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
         if build asan; then run asan quick; fi
-        # ThreadSanitizer's memory map cannot live with much randomness in addresses; not everywhere may it be turned off.
+        # ThreadSanitizer cannot live with much randomness in addresses; not everywhere may it be turned off.
         still="setarch $(uname -m) -R"
         $still true 2>/dev/null || still=
         # shellcheck disable=SC2086
