@@ -72,13 +72,13 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
     ks_status s = KS_OK;
     for (int turn = 0; s == KS_OK && ks_now_s() + 2 * r->fit_s < end_s; turn++) {
         if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
-            const bool optimise = r->problems > 2 * searched_at;
+            const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
-            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, NULL);
+            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, search ? KS_FIT_QUICK_STEPS : 0, model, NULL);
             r->fit_s = fmax(r->fit_s, ks_now_s() - start);
             if (s == KS_ERR_NO_DATA) s = KS_OK; /* not yet */
             fitted_at = r->problems;
-            if (optimise) searched_at = r->problems;
+            if (search) searched_at = r->problems;
         }
         ks_problem p;
         ks_design_spread(design, &p);
@@ -125,11 +125,11 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
     return KS_OK;
 }
 
-static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, bool optimise, ks_model **model)
+static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search_steps, ks_model **model)
 {
     ks_refit_result result;
     const double start = ks_now_s();
-    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, optimise, model, &result);
+    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, search_steps, model, &result);
     if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
     r->fit_s = fmax(r->fit_s, ks_now_s() - start);
     return s;
@@ -155,12 +155,12 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);
     if (s != KS_OK && s != KS_ERR_INTERRUPTED) goto done;
     /* Stopped or not, what was measured is put to use. */
-    ks_status fit = fit_and_keep(r, type, layout, true, &model);
+    ks_status fit = fit_and_keep(r, type, layout, KS_FIT_STEPS, &model);
     if (s == KS_OK) s = fit;
     if (s == KS_OK) s = report_progress(r, "fit");
     if (s != KS_OK) goto done;
     s = accept(r, design, type, layout, model, random);
-    fit = fit_and_keep(r, type, layout, false, &model);
+    fit = fit_and_keep(r, type, layout, 0, &model);
     if (s == KS_OK) s = fit;
 done:
     ks_design_close(design);

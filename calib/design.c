@@ -1,7 +1,8 @@
 /* The design of experiments: first fill the space evenly, then measure where it pays.
  *
  * Sizes are drawn on a logarithmic scale over what people use: mostly products of 2 and 3, as in the published
- * patterns, the rest any whole number; a = 1 and d = 1, the ends that behave differently, have a share of their own. */
+ * patterns, the rest any whole number; b and c mostly 16 and more; a = 1 and d = 1, the ends that behave differently,
+ * have a share of their own. */
 #include "design.h"
 #include "error.h"
 
@@ -9,7 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { SPACE = 8, CANDIDATES = 96 };
+enum { SPACE = 8, CANDIDATES = 40 };
 
 static const double most_b = 1024, most_a = 64, most_d = 128, most_batch = 32768;
 
@@ -30,14 +31,20 @@ static int64_t size_from(double u, double most, bool nice)
     return (int64_t)(x < power * 1.25 ? power : x < power * 1.75 ? power * 1.5 : power * 2);
 }
 
+/* A sixth of the blocks' sides is below 16, the first 40 % of the logarithmic scale. */
+static double block_size(double u)
+{
+    return u < 1.0 / 6 ? u * 6 * 0.4 : 0.4 + (u - 1.0 / 6) * 6 / 5 * 0.6;
+}
+
 /* A point of the unit cube to a problem. */
 static void problem_from(const ks_design *d, const double u[SPACE], ks_problem *p)
 {
     const bool nice = u[5] < 0.75;
     *p = (ks_problem){.type = d->type, .layout = d->layout};
     p->a = u[6] < 0.3 ? 1 : size_from(u[0], most_a, nice);
-    p->b = size_from(u[1], most_b, nice);
-    p->c = size_from(u[2], most_b, nice);
+    p->b = size_from(block_size(u[1]), most_b, nice);
+    p->c = size_from(block_size(u[2]), most_b, nice);
     p->d = u[7] < 0.35 ? 1 : size_from(u[3], most_d, nice);
     p->batch = size_from(u[4], most_batch, nice);
 }

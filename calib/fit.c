@@ -1,7 +1,7 @@
 /* The fit: costs by non-negative least squares (cases.c), then one Gaussian process a kernel over the log residuals.
  *
  * Length scales and the noise ratio are shared by the kernels and found by maximising the marginal likelihood (Rasmussen
- * and Williams, section 5.4.1), the signal's variance profiled out, on a random subset: Nelder-Mead over eight logarithms,
+ * and Williams, section 5.4.1), the signal's variance profiled out, on a random subset: Nelder-Mead over their logarithms,
  * with a weak prior that keeps scales sensible where there is little data. The last solve takes all points. */
 #include "fit.h"
 #include "error.h"
@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEARCH_POINTS = 110, SEARCH_STEPS = 160, PARAMETERS = KS_MODEL_DIMS + 1, FOLDS = 5 };
+enum { SEARCH_POINTS = 150, PARAMETERS = KS_MODEL_DIMS + 1, FOLDS = 5 };
 
 static const double noise_least = 1e-3, noise_start = 0.03; /* measurement variance over signal variance */
 static const double length_start = 3.0;                     /* doublings of a size */
@@ -109,7 +109,7 @@ static double negative_log_posterior(const gsl_vector *v, void *user)
     return isfinite(sum) ? sum : 1e10;
 }
 
-static void search(const training *t, double length[KS_MODEL_DIMS], double *noise)
+static void search(const training *t, int steps, double length[KS_MODEL_DIMS], double *noise)
 {
     gsl_vector *at = gsl_vector_alloc(PARAMETERS), *step = gsl_vector_alloc(PARAMETERS);
     gsl_multimin_fminimizer *minimiser =
@@ -120,7 +120,7 @@ static void search(const training *t, double length[KS_MODEL_DIMS], double *nois
         gsl_vector_set_all(step, 0.6);
         gsl_multimin_function f = {negative_log_posterior, PARAMETERS, (void *)(uintptr_t)t};
         if (gsl_multimin_fminimizer_set(minimiser, &f, at, step) == GSL_SUCCESS)
-            for (int i = 0; i < SEARCH_STEPS && gsl_multimin_fminimizer_iterate(minimiser) == GSL_SUCCESS; i++)
+            for (int i = 0; i < steps && gsl_multimin_fminimizer_iterate(minimiser) == GSL_SUCCESS; i++)
                 if (gsl_multimin_test_size(gsl_multimin_fminimizer_size(minimiser), 0.02) == GSL_SUCCESS) break;
         const gsl_vector *best = gsl_multimin_fminimizer_x(minimiser);
         for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = exp(gsl_vector_get(best, (size_t)d));
@@ -254,7 +254,7 @@ ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_op
     const ks_model *start = options ? options->start : NULL;
     for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = start ? (double)start->length[d] : length_start;
     if (start && start->kernels) noise = fmax(start->kernel[0].noise / start->kernel[0].signal, noise_least);
-    if (!options || options->optimise) search(t, length, &noise);
+    if (options && options->search_steps > 0) search(t, options->search_steps, length, &noise);
     s = build(cases, t, length, noise, m);
 done:
     gsl_set_error_handler(handler);

@@ -4,9 +4,12 @@
 
 #include "cases.h"
 
+/* Steps that find nearly all there is to find, and steps that do while measuring goes on. */
+enum { KS_FIT_STEPS = 300, KS_FIT_QUICK_STEPS = 100 };
+
 typedef struct ks_fit_options {
     const ks_model *start; /* length scales and noise to start from; NULL: general ones */
-    bool optimise;         /* search for better ones (maximum marginal likelihood); else take the start's */
+    int search_steps;      /* of the search for better ones (maximum marginal likelihood); 0: take the start's */
     uint64_t seed;         /* of the subset that the search looks at */
 } ks_fit_options;
 

@@ -14,6 +14,13 @@ static double waste(int64_t value, int64_t tile)
     return log2((double)((value + tile - 1) / tile * tile) / (double)value);
 }
 
+/* How far rows of this many elements lie on cache lines: 1 whole lines, 0 single elements. */
+static float alignment(const ks_problem *p, int64_t row)
+{
+    const int64_t bytes = row * (int64_t)ks_type_bytes(p->type);
+    return (float)log2((double)(bytes & -bytes) < 64 ? (double)(bytes & -bytes) : 64) / 6;
+}
+
 void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
 {
     f[0] = (float)log2((double)p->a);
@@ -23,6 +30,15 @@ void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
     f[4] = (float)log2((double)p->batch);
     f[5] = (float)waste(p->b, 8);
     f[6] = (float)waste(p->batch, 16);
+    f[7] = p->d == 1;
+    f[8] = p->batch <= 4;
+    f[9] = (float)log2(ks_problem_flops(p));
+    const bool first = p->layout == KS_BATCH_FIRST;
+    f[10] = alignment(p, first ? p->a * p->b * p->d : p->batch);
+    f[11] = alignment(p, first ? p->a * p->c * p->d : p->batch);
+    f[12] = ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
+    f[13] = p->a * p->d == 1;
+    f[14] = alignment(p, p->c);
 }
 
 double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS])
@@ -119,6 +135,27 @@ static const ks_model_kernel *known(const ks_model *m, const ks_kernel *kernel)
     return NULL;
 }
 
+/* Sums with four partial sums: a chain of additions would take most of a prediction's time. */
+static double dot(const double *x, const double *y, int n)
+{
+    double sum[4] = {0};
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (int k = 0; k < 4; k++) sum[k] += x[i + k] * y[i + k];
+    for (; i < n; i++) sum[0] += x[i] * y[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+static float dot_f32(const float *x, const float *y, int n)
+{
+    float sum[8] = {0};
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++) sum[k] += x[i + k] * y[i + k];
+    for (; i < n; i++) sum[0] += x[i] * y[i];
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+}
+
 /* signal - |L^-1 k|^2: what the measured points leave uncertain. */
 static double posterior_variance(const ks_model *m, const ks_model_kernel *k, const float *correlation)
 {
@@ -128,9 +165,7 @@ static double posterior_variance(const ks_model *m, const ks_model_kernel *k, co
     for (int i = 0; i < m->points; i++) {
         if (!k->measured[i]) continue;
         const double *l = k->factor + (size_t)row * (size_t)(row + 1) / 2;
-        double sum = k->signal * (double)correlation[i];
-        for (int j = 0; j < row; j++) sum -= l[j] * solved[j];
-        solved[row] = sum / l[row];
+        solved[row] = (k->signal * (double)correlation[i] - dot(l, solved, row)) / l[row];
         left -= solved[row] * solved[row];
         row++;
     }
@@ -154,8 +189,7 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
             out[q].deviation = unknown_deviation;
             continue;
         }
-        float residual = 0;
-        for (int i = 0; i < m->points; i++) residual += k->alpha[i] * correlation[i];
+        const float residual = dot_f32(k->alpha, correlation, m->points);
         out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
         out[q].deviation = deviations ? sqrt(posterior_variance(m, k, correlation)) : 0;
     }
@@ -216,8 +250,8 @@ ks_status ks_model_factorise(ks_model *m)
             double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
             for (int c = 0; c <= r; c++) {
                 const double *other = k->factor + (size_t)c * (size_t)(c + 1) / 2;
-                double sum = k->signal * (double)correlation[index[c]] + (r == c ? k->noise : 0);
-                for (int i = 0; i < c; i++) sum -= row[i] * other[i];
+                const double sum =
+                    k->signal * (double)correlation[index[c]] + (r == c ? k->noise : 0) - dot(row, other, c);
                 if (r != c) {
                     row[c] = sum / other[c];
                 } else if (sum > 0) {

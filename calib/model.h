@@ -15,7 +15,7 @@
 #include "kernel.h"
 
 enum {
-    KS_MODEL_DIMS = 7,     /* log2 of a, b, c, d, batch; log2 waste of b in tiles of 8, and of the batch in 16 */
+    KS_MODEL_DIMS = 15,    /* see ks_model_features */
     KS_MODEL_POINTS = 512, /* measurements kept as inputs of the process, at most */
     KS_MODEL_KERNELS = 8
 };
@@ -49,6 +49,10 @@ typedef struct ks_prediction {
     double log_time, deviation;
 } ks_prediction;
 
+/* log2 of a, b, c, d and batch; log2 of what is wasted of b in tiles of 8, and of the batch in 16; whether d = 1,
+ * whether the batch is at most 4, log2 of the flops; how well rows of Y and of X lie on cache lines; whether the problem is
+ * large enough for several threads, whether there is but one block, how well rows of K lie on cache lines. Each of them
+ * earned its place by cross-validated regret (README.md). */
 void ks_model_features(const ks_problem *problem, float features[KS_MODEL_DIMS]);
 
 /* The cost model alone; cost as in ks_model_kernel. */

@@ -27,14 +27,14 @@ void ks_rows_free(ks_rows *r)
 }
 
 ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
-                   ks_objective objective, bool optimise, ks_model **model, ks_refit_result *result)
+                   ks_objective objective, int search_steps, ks_model **model, ks_refit_result *result)
 {
     ks_cases cases;
     ks_model *fitted;
     ks_status s = ks_cases_build(rows->items, rows->count, device, type, layout, objective, &cases);
     if (s != KS_OK) return s;
     if (result) *result = (ks_refit_result){cases.count, cases.quarantined, NAN};
-    const ks_fit_options options = {.start = *model, .optimise = optimise, .seed = (uint64_t)cases.count};
+    const ks_fit_options options = {.start = *model, .search_steps = search_steps, .seed = (uint64_t)cases.count};
     s = ks_fit(&cases, device, &options, &fitted);
     if (s == KS_OK) {
         ks_model_free(*model);
