@@ -184,6 +184,19 @@ ks_status ks_context_resolve(ks_context *ctx, const ks_problem *p, const char *p
     return KS_OK;
 }
 
+/* Decisions need no variances; the first advice of a type and layout makes what they need. Before that flag is set no
+ * thread reads what is written here. */
+static void factorise(ks_context *ctx, knowledge *known)
+{
+    if (!known->model || atomic_load(&known->factored)) return;
+    pthread_mutex_lock(&ctx->measuring);
+    if (!atomic_load(&known->factored)) {
+        ks_model_factorise(known->model); /* where it fails, deviations are wide, not wrong */
+        atomic_store(&known->factored, true);
+    }
+    pthread_mutex_unlock(&ctx->measuring);
+}
+
 static int compare_candidates(const void *x, const void *y)
 {
     const ks_candidate *a = x, *b = y;
@@ -203,6 +216,7 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     if (!advice) return ks_fail(KS_ERR_ARGUMENT, "advice is NULL");
     ks_prediction predicted[KS_MAX_KERNELS];
     bool measured;
+    factorise(ctx, &ctx->known[p->type][p->layout]);
     const int count = ks_context_predict(ctx, p, true, predicted, &measured);
     if (count == 0) return no_kernel(ctx, p);
 
@@ -241,10 +255,10 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     return KS_OK;
 }
 
-void ks_context_explain(const ks_context *ctx, const ks_problem *p)
+void ks_context_explain(ks_context *ctx, const ks_problem *p)
 {
     ks_advice a;
-    if (ks_advise((ks_context *)(uintptr_t)ctx, p, &a) != KS_OK) return;
+    if (ks_advise(ctx, p, &a) != KS_OK) return;
     fprintf(
         stderr,
         "ksauto: (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ") batch %" PRId64 " %s batch-%s: %s by %s, %.3g us "

@@ -21,7 +21,8 @@ typedef struct memo_slot {
 
 /* What a type and layout are decided by. */
 typedef struct knowledge {
-    ks_model *model; /* NULL: the built-in costs */
+    ks_model *model;       /* NULL: the built-in costs */
+    _Atomic bool factored; /* the model has what variances need (choose.c) */
     ks_source source;
     char source_device[KS_DEVICE_BYTES];
     ks_cases cases; /* measured on this very device */
@@ -40,7 +41,7 @@ struct ks_context {
     knowledge known[KS_NTYPES][KS_NLAYOUTS];
     memo_slot *memo;
     _Atomic(void *) workspace[WORKSPACES]; /* free blocks; each starts with its size */
-    pthread_mutex_t measuring;
+    pthread_mutex_t measuring;             /* one first-use measurement, or one factorisation, at a time */
 };
 
 /* What is predicted (or was measured) for every candidate, in table order; returns how many. *measured tells whether
@@ -59,6 +60,6 @@ void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_ke
 ks_status ks_context_resolve(ks_context *ctx, const ks_problem *problem, const char *path, const ks_kernel **kernel);
 
 /* One line on standard error: KSAUTO_EXPLAIN=1. */
-void ks_context_explain(const ks_context *ctx, const ks_problem *problem);
+void ks_context_explain(ks_context *ctx, const ks_problem *problem);
 
 #endif

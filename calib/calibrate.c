@@ -67,7 +67,7 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
 /* Measures until the time for it is over. *model holds the last fit. */
 static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layout, double end_s, ks_model **model)
 {
-    const ks_measure_limits limits = {.min_samples = 4, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
+    const ks_measure_limits limits = {.min_samples = 5, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
     for (int turn = 0; s == KS_OK && ks_now_s() + 2 * r->fit_s < end_s; turn++) {
@@ -149,7 +149,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     r->problems = before.count;
     ks_cases_free(&before);
 
-    s = ks_design_open(&design, &r->device, type, layout, fmin(fmax(share / 1500, 2e-3), 0.1));
+    s = ks_design_open(&design, &r->device, type, layout, fmin(fmax(share / 1500, 2e-3), 0.02));
     if (s != KS_OK) goto done;
     ks_design_skip(design, r->problems);
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);

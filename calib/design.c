@@ -31,10 +31,10 @@ static int64_t size_from(double u, double most, bool nice)
     return (int64_t)(x < power * 1.25 ? power : x < power * 1.75 ? power * 1.5 : power * 2);
 }
 
-/* A sixth of the blocks' sides is below 16, the first 40 % of the logarithmic scale. */
+/* A tenth of the blocks' sides is below 16, the first 40 % of the logarithmic scale. */
 static double block_size(double u)
 {
-    return u < 1.0 / 6 ? u * 6 * 0.4 : 0.4 + (u - 1.0 / 6) * 6 / 5 * 0.6;
+    return u < 0.1 ? u * 10 * 0.4 : 0.4 + (u - 0.1) / 0.9 * 0.6;
 }
 
 /* A point of the unit cube to a problem. */

@@ -210,7 +210,8 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
     }
 }
 
-static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, ks_model *m)
+static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, bool means_only,
+                       ks_model *m)
 {
     double alpha[KS_MODEL_POINTS];
     m->type = cases->type, m->layout = cases->layout, m->objective = cases->objective;
@@ -234,7 +235,7 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         for (int i = 0; i < s->count; i++) k->alpha[s->index[i]] = (float)alpha[i], k->measured[s->index[i]] = true;
     }
     if (m->kernels == 0) return ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
-    return ks_model_factorise(m);
+    return means_only ? KS_OK : ks_model_factorise(m);
 }
 
 ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)
@@ -255,7 +256,7 @@ ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_op
     for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = start ? (double)start->length[d] : length_start;
     if (start && start->kernels) noise = fmax(start->kernel[0].noise / start->kernel[0].signal, noise_least);
     if (options && options->search_steps > 0) search(t, options->search_steps, length, &noise);
-    s = build(cases, t, length, noise, m);
+    s = build(cases, t, length, noise, options && options->means_only, m);
 done:
     gsl_set_error_handler(handler);
     free(t);
@@ -291,7 +292,7 @@ double ks_fit_cross_validate(const ks_cases *cases, const ks_device *device, con
                 rest.items[rest.count++] = *c;
         }
         ks_model *m;
-        ks_fit_options options = {.start = model};
+        ks_fit_options options = {.start = model, .means_only = true};
         if (ks_fit(&rest, device, &options, &m) != KS_OK) continue;
         ks_cases_choose(&part, device, m, chosen);
         const ks_regret r = ks_cases_regret(&part, chosen, NULL);

@@ -10,6 +10,7 @@ enum { KS_FIT_STEPS = 300, KS_FIT_QUICK_STEPS = 100 };
 typedef struct ks_fit_options {
     const ks_model *start; /* length scales and noise to start from; NULL: general ones */
     int search_steps;      /* of the search for better ones (maximum marginal likelihood); 0: take the start's */
+    bool means_only;       /* leave out what variances need */
     uint64_t seed;         /* of the subset that the search looks at */
 } ks_fit_options;
 

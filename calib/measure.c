@@ -14,7 +14,8 @@
 
 enum { ALIGN = 64, CHECKED_OUTPUTS = 24 };
 
-static const double sample_least_s = 20e-6; /* a sample shorter than this is a run of calls */
+static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
+static const double sample_long_s = 1e-3;   /* one sample this long tells who is far behind; of shorter ones, three */
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
 
@@ -249,7 +250,9 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         double first_s;
         out[q].status = check(m, p, kernels[q], &first_s, out[q].reason, sizeof out[q].reason);
         if (out[q].status != KS_OK) continue;
-        calls[q] = first_s >= sample_least_s ? 1 : (int)(sample_least_s / (first_s + 1e-9)) + 1;
+        if (first_s < 100 * sample_least_s)
+            first_s = timed(m, p, kernels[q], 1); /* the first run pays for much else */
+        calls[q] = first_s >= sample_least_s ? 1 : (int)(sample_least_s / (fabs(first_s) + 1e-7)) + 1;
         if (calls[q] > 64) calls[q] = 64;
     }
 
@@ -279,7 +282,8 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         for (int turn = 0; turn < count; turn++) {
             const int q = (turn + round) % count;
             if (calls[q] == 0) continue;
-            const bool behind = round >= 1 && best >= 0 && out[q].time_s > far_behind * out[best].time_s;
+            const bool telling = out[q].samples >= (out[q].time_s > sample_long_s ? 1 : 3);
+            const bool behind = telling && best >= 0 && out[q].time_s > far_behind * out[best].time_s;
             if (behind && !(limits && limits->full_race)) continue;
             double time = timed(m, p, kernels[q], calls[q]);
             if (time < 0) {

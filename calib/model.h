@@ -16,7 +16,7 @@
 
 enum {
     KS_MODEL_DIMS = 15,    /* see ks_model_features */
-    KS_MODEL_POINTS = 512, /* measurements kept as inputs of the process, at most */
+    KS_MODEL_POINTS = 768, /* measurements kept as inputs of the process, at most */
     KS_MODEL_KERNELS = 8
 };
 
@@ -87,8 +87,10 @@ char *ks_model_print(const ks_model *model);
 ks_status ks_model_parse(const char *text, ks_model **model);
 void ks_model_free(ks_model *model); /* NULL is allowed */
 
-/* The factor that variances need; from length, signal, noise and the measured points. KS_ERR_MEMORY, or KS_ERR_PARSE if
- * the covariances are not positive definite. ks_model_parse calls it. */
+/* The factor that variances need, from length, signal, noise and the measured points: n^3/3 flops a kernel, so it is made
+ * when first needed. Without it ks_model_predict takes the signal's variance, as if nothing were measured nearby. Not to
+ * be called while another thread uses the model. KS_ERR_MEMORY, or KS_ERR_PARSE if the covariances are not positive
+ * definite. */
 ks_status ks_model_factorise(ks_model *model);
 
 #endif

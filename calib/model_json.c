@@ -105,7 +105,7 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
         if ((s = parse_kernel(kernel, m->points, &m->kernel[m->kernels]))) return s;
         m->kernels++;
     }
-    return ks_model_factorise(m);
+    return KS_OK;
 }
 
 ks_status ks_model_parse(const char *text, ks_model **model)
