@@ -15,9 +15,15 @@
 
 static const double measured_deviation = 0.03; /* of a median of a few samples */
 
+/* math has no effect but on float32: other types are decided alike whatever it says. */
+static ks_math math_of(const ks_problem *p)
+{
+    return p->type == KS_F32 ? p->math : KS_MATH_F32;
+}
+
 static uint32_t traits_of(const ks_problem *p)
 {
-    return (uint32_t)p->type | (uint32_t)p->layout << 8 | (p->type == KS_F32 ? (uint32_t)p->math << 16 : 0);
+    return (uint32_t)p->type | (uint32_t)p->layout << 8 | (uint32_t)math_of(p) << 16;
 }
 
 static uint64_t hash(const ks_problem *p)
@@ -69,7 +75,7 @@ void ks_context_remember(ks_context *ctx, const ks_problem *p, const ks_kernel *
 /* The measured case of this very problem, or NULL: the cases are sorted. */
 static const ks_case *find_case(const ks_cases *cases, const ks_problem *p)
 {
-    const int64_t want[] = {p->a, p->b, p->c, p->d, p->batch, p->math};
+    const int64_t want[] = {p->a, p->b, p->c, p->d, p->batch, math_of(p)};
     int low = 0, high = cases->count;
     while (low < high) {
         const int middle = (low + high) / 2;

@@ -145,6 +145,7 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args 
     ks_store_close(store);
     if (fastest >= 0) ks_context_remember(ctx, p, predicted[fastest].kernel);
     pthread_mutex_unlock(&ctx->measuring);
+    if (fastest >= 0 && ctx->explain) ks_context_explain(ctx, p);
 }
 
 static ks_status check(const ks_context *ctx, const ks_problem *p, const void *x, const void *k, const void *y)

@@ -9,8 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bad magnitudes are as harmful as NaN: nothing here is near 1e30. */
-static const double largest = 1e30;
+/* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and
+ * variances those of logarithms of times. */
+static const double largest = 1e12, largest_feature = 1e3, largest_variance = 1e4;
 
 static bool number(const cJSON *object, double *value)
 {
@@ -54,8 +55,9 @@ static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *
     for (int t = 0; t < KS_NTERMS; t++)
         if (k->cost[t] < 0) return ks_fail(KS_ERR_PARSE, "model: cost %g of %s is negative", k->cost[t], name);
     if (!number(cJSON_GetObjectItemCaseSensitive(object, "signal"), &k->signal) || k->signal < 0 ||
-        !number(cJSON_GetObjectItemCaseSensitive(object, "noise"), &k->noise) || k->noise <= 0)
-        return ks_fail(KS_ERR_PARSE, "model: variances of %s are not positive numbers", name);
+        k->signal > largest_variance || !number(cJSON_GetObjectItemCaseSensitive(object, "noise"), &k->noise) ||
+        k->noise <= 0 || k->noise > largest_variance)
+        return ks_fail(KS_ERR_PARSE, "model: variances of %s are not numbers in (0, %g]", name, largest_variance);
     const cJSON *alpha = cJSON_GetObjectItemCaseSensitive(object, "alpha");
     if (!cJSON_IsArray(alpha) || cJSON_GetArraySize(alpha) != points)
         return ks_fail(KS_ERR_PARSE, "model: alpha of %s is not %d values", name, points);
@@ -95,7 +97,11 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
     for (int d = 0; d < KS_MODEL_DIMS; d++, row = row->next) {
         if (!numbers(row, m->points, values))
             return ks_fail(KS_ERR_PARSE, "model: input[%d] is not %d numbers", d, m->points);
-        for (int i = 0; i < m->points; i++) m->input[d][i] = (float)values[i] / m->length[d];
+        for (int i = 0; i < m->points; i++) {
+            if (fabs(values[i]) > largest_feature)
+                return ks_fail(KS_ERR_PARSE, "model: input[%d][%d] is %g, no logarithm of a size", d, i, values[i]);
+            m->input[d][i] = (float)values[i] / m->length[d];
+        }
     }
     const cJSON *kernels = cJSON_GetObjectItemCaseSensitive(root, "kernels"), *kernel;
     if (!cJSON_IsArray(kernels) || cJSON_GetArraySize(kernels) > KS_MODEL_KERNELS)

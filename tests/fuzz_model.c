@@ -39,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     if ((status == KS_OK) != (m != NULL)) abort();
     if (m) {
         predict(m);
+        if (ks_model_factorise(m) == KS_OK) predict(m);
         char *printed = ks_model_print(m);
         if (!printed) abort();
         free(printed);

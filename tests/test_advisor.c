@@ -416,7 +416,10 @@ static void *work(void *arg)
         const char *name = "none";
         w->ok = product_right(w->ctx, &w->problems[index], NULL, &r, w->why);
         if (!w->ok || !w->expected) continue;
-        w->ok = ks_choose(w->ctx, &w->problems[index], &name) == KS_OK && strcmp(name, w->expected[index]) == 0;
+        ks_advice advice;
+        w->ok = ks_choose(w->ctx, &w->problems[index], &name) == KS_OK && strcmp(name, w->expected[index]) == 0 &&
+                ks_advise(w->ctx, &w->problems[index], &advice) == KS_OK &&
+                strcmp(advice.kernel, w->expected[index]) == 0;
         if (!w->ok) snprintf(w->why, sizeof w->why, "%s, not %s", name, w->expected[index]);
     }
     return NULL;
@@ -439,11 +442,23 @@ static void work_at_once(ks_context *ctx, const ks_problem *problems, const char
 
 static void test_threads(void **state)
 {
-    ks_context *alone = context_open(&no_store), *shared = context_open(&no_store);
+    const char *path = sandbox_path(state, "s.db");
+    const known_kernel kernels[] = {{"fused.cpu", KS_FUSED, 3e-6}, {"bmm.cpu.permute", KS_BMM, 2e-6}};
+    ks_store *store = opened(path, KS_STORE_WRITE);
+    ks_device here;
+    ks_device_cpu(&here);
+    assert_int_equal(ks_store_put_device(store, &here), KS_OK);
+    for (int t = 0; t < KS_NTYPES; t++) {
+        ks_model *model = known_model((ks_type)t, KS_BATCH_FIRST, kernels, 2);
+        known_put_model(store, here.name, model);
+        ks_model_free(model);
+    }
+    ks_store_close(store);
+    const ks_options options = {.store = path};
+    ks_context *alone = context_open(&options), *shared = context_open(&options);
     rng r = rng_make(rng_seed_from_env("KS_TEST_SEED"), 2);
     ks_problem problems[SHARED];
     const char *expected[SHARED];
-    (void)state;
     for (int i = 0; i < SHARED; i++) {
         problems[i] = draw(&r);
         expected[i] = choice_of(alone, &problems[i]);

@@ -78,7 +78,7 @@ static void make_cases(table *t, ks_cases *cases)
 static ks_model *fitted(const ks_cases *cases)
 {
     ks_model *model;
-    const ks_fit_options options = {.optimise = true, .seed = 1};
+    const ks_fit_options options = {.search_steps = KS_FIT_STEPS, .seed = 1};
     ks_status status = ks_fit(cases, &device, &options, &model);
     if (status != KS_OK) fail_msg("%s", ks_status_message(status));
     return model;
@@ -137,7 +137,7 @@ static void test_many_cases(void **state)
     table t = by_law(3, KS_MODEL_POINTS + 150);
     ks_cases cases;
     make_cases(&t, &cases);
-    const ks_fit_options quick = {.optimise = false};
+    const ks_fit_options quick = {.search_steps = 0};
     ks_model *model;
     int *chosen = malloc((size_t)cases.count * sizeof *chosen);
     (void)state;

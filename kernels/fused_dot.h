@@ -1,0 +1,141 @@
+/* Few samples, in the fused CPU kernel: lanes along k. Included by fused_core.c alone. */
+#ifndef KS_FUSED_DOT_H
+#define KS_FUSED_DOT_H
+
+#include "fused_pack.h"
+
+/* With fewer samples than lanes the batch cannot fill a vector, and reading K is what takes the time. So here the lanes
+ * run along k, K is read once by whole vectors in its own type, and X is packed as [block][sample][c, padded with 0]. */
+enum { DOT_ROWS = 4, DOT_UNROLL = 4, PREFETCH_BYTES = 2048 };
+
+INLINE int64_t dot_stride(const ks_problem *p)
+{
+    return (p->c + LANES - 1) / LANES * LANES;
+}
+
+INLINE void pack_dot(ks_type type, const piece *t, const char *x, real *packed)
+{
+    const ks_problem *p = t->p;
+    const int64_t stride = dot_stride(p);
+    const int64_t n_step = p->layout == KS_BATCH_FIRST ? p->a * p->c * p->d : 1;
+    const int64_t row_step = p->layout == KS_BATCH_FIRST ? 1 : p->batch;
+    for (int64_t i = 0; i < t->ig; i++)
+        for (int64_t s = 0; s < t->n; s++) {
+            real *to = packed + (i * t->lg * t->n + s) * stride;
+            for (int64_t l = 0; l < t->lg; l++)
+                for (int64_t q = p->c; q < stride; q++) to[l * t->n * stride + q] = 0;
+            for (int64_t q = 0; q < p->c; q++) {
+                const int64_t row = ((t->i0 + i) * p->c + q) * p->d + t->l0;
+                const char *from = x + (size_t)((t->n0 + s) * n_step + row * row_step) * t->size;
+                for (int64_t l = 0; l < t->lg; l++)
+                    to[l * t->n * stride + q] = widen_one(type, from + (size_t)(l * row_step) * t->size);
+            }
+        }
+}
+
+INLINE void dot_tile(ks_type type, const int rows, const int samples, const char *k, size_t ldk, const real *x,
+                     int64_t stride, int64_t count, size_t size, real *c, int64_t ldc)
+{
+    vec acc[DOT_ROWS][KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[r][s] = (vec){0};
+    for (int64_t q = 0; q < count; q += LANES) {
+        vec xv[KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) xv[s] = *(const vec *)(x + s * stride + q);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const vec kv = widen(type, k + (size_t)r * ldk + (size_t)q * size, count - q);
+#pragma GCC unroll 4
+            for (int s = 0; s < samples; s++) acc[r][s] += kv * xv[s];
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) c[r * ldc + s] = sum_lanes(acc[r][s]);
+}
+
+/* One long row: K is one stream, several sums in flight. */
+INLINE void dot_row(ks_type type, const int samples, const char *k, const real *x, int64_t stride, int64_t count,
+                    size_t size, real *c)
+{
+    vec acc[DOT_UNROLL][KS_FUSED_DOT_SAMPLES];
+#pragma GCC unroll 4
+    for (int u = 0; u < DOT_UNROLL; u++)
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[u][s] = (vec){0};
+    int64_t q = 0;
+    for (; q + DOT_UNROLL * LANES <= count; q += DOT_UNROLL * LANES) {
+        __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES);
+        if (size > 2) __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES + 128);
+#pragma GCC unroll 4
+        for (int u = 0; u < DOT_UNROLL; u++) {
+            const vec kv = widen(type, k + (size_t)(q + u * LANES) * size, LANES);
+#pragma GCC unroll 4
+            for (int s = 0; s < samples; s++) acc[u][s] += kv * *(const vec *)(x + s * stride + q + u * LANES);
+        }
+    }
+    for (; q < count; q += LANES) {
+        const vec kv = widen(type, k + (size_t)q * size, count - q);
+#pragma GCC unroll 4
+        for (int s = 0; s < samples; s++) acc[0][s] += kv * *(const vec *)(x + s * stride + q);
+    }
+#pragma GCC unroll 4
+    for (int s = 0; s < samples; s++) c[s] = sum_lanes((acc[0][s] + acc[1][s]) + (acc[2][s] + acc[3][s]));
+}
+
+/* Rows [j, j + rows) of one block, all of c: [rows][stride lanes] of the output tile, samples in the first lanes. */
+INLINE void multiply_dot(ks_type type, const piece *t, const int samples, const char *k_block, int64_t j,
+                         int64_t rows, const real *x, real *c)
+{
+    const size_t ldk = (size_t)t->p->c * t->size;
+    const int64_t xs = dot_stride(t->p), count = t->p->c;
+    const char *k = k_block + (size_t)j * ldk;
+    int64_t r = 0;
+    if (count < LANES / 2) {
+        for (; r < rows; r++)
+            for (int s = 0; s < samples; s++) {
+                real sum = 0;
+                for (int64_t q = 0; q < count; q++)
+                    sum += widen_one(type, k + (size_t)r * ldk + (size_t)q * t->size) * x[s * xs + q];
+                c[r * t->stride + s] = sum;
+            }
+        return;
+    }
+    if (count >= 2 * DOT_UNROLL * LANES) {
+        for (; r < rows; r++) dot_row(type, samples, k + (size_t)r * ldk, x, xs, count, t->size, c + r * t->stride);
+        return;
+    }
+    for (; r + DOT_ROWS <= rows; r += DOT_ROWS) {
+        for (size_t line = 0; line < DOT_ROWS * ldk; line += 64)
+            __builtin_prefetch(k + (size_t)(r + DOT_ROWS) * ldk + line);
+        dot_tile(type, DOT_ROWS, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride,
+                 t->stride);
+    }
+    for (; r < rows; r++)
+        dot_tile(type, 1, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride, t->stride);
+}
+
+INLINE void multiply_dots(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, const real *x,
+                          real *c)
+{
+    switch (t->n) {
+    case 1:
+        multiply_dot(type, t, 1, k_block, j, rows, x, c);
+        break;
+    case 2:
+        multiply_dot(type, t, 2, k_block, j, rows, x, c);
+        break;
+    case 3:
+        multiply_dot(type, t, 3, k_block, j, rows, x, c);
+        break;
+    default:
+        multiply_dot(type, t, 4, k_block, j, rows, x, c);
+        break;
+    }
+}
+
+#endif

@@ -1,0 +1,92 @@
+/* The register tile of the fused CPU kernel: a few rows of K, broadcast value by value, times a few vectors of samples. Included
+ * by fused_core.c alone. */
+#ifndef KS_FUSED_TILE_H
+#define KS_FUSED_TILE_H
+
+#include "fused_core.h"
+#include "fused_vector.h"
+
+_Static_assert((int)ROWS <= (int)KS_FUSED_MAX_ROWS, "the driver sizes its tiles by KS_FUSED_MAX_ROWS");
+
+/* acc[r][.] += K[r][q] * X[q][.] for r < rows: one k of a register tile. */
+INLINE void tile_step(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
+                      vec acc[ROWS][KS_FUSED_MAX_VECS])
+{
+    vec xv[KS_FUSED_MAX_VECS];
+#pragma GCC unroll 3
+    for (int v = 0; v < vecs; v++) xv[v] = *(const vec_u *)(x + v * LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        const real w = k[r * ldk];
+#pragma GCC unroll 3
+        for (int v = 0; v < vecs; v++) acc[r][v] += xv[v] * w;
+    }
+}
+
+/* Lines to bring towards L2 while a register tile is multiplied, one with every k: memory then works during arithmetic,
+ * and never more of it at once than the core's fill buffers take without stalling. Those that will be written are asked
+ * for as such, so that a store finds its line instead of waiting for it. */
+typedef struct stretch {
+    const char *at;
+    int64_t lines;
+} stretch;
+
+/* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, `ldx` and
+ * `ldc` apart, K's rows `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
+INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
+                 int64_t ldx, int64_t count, real *restrict c, int64_t ldc, bool add, stretch y_next, stretch x_next)
+{
+    vec acc[ROWS][KS_FUSED_MAX_VECS];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vecs; v++) acc[r][v] = add ? *(const vec *)(c + r * ldc + v * LANES) : (vec){0};
+    int64_t q = 0;
+    for (; q < count && q < y_next.lines; q++, x += ldx) {
+        __builtin_prefetch(y_next.at + q * 64, 1, 2);
+        tile_step(rows, vecs, k + q, ldk, x, acc);
+    }
+    x_next.at -= q * 64;
+    x_next.lines += q;
+    for (; q < count && q < x_next.lines; q++, x += ldx) {
+        __builtin_prefetch(x_next.at + q * 64, 0, 2);
+        tile_step(rows, vecs, k + q, ldk, x, acc);
+    }
+    for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+        for (int v = 0; v < vecs; v++) *(vec *)(c + r * ldc + v * LANES) = acc[r][v];
+}
+
+typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c,
+                           int64_t ldc, bool add, stretch y_next, stretch x_next);
+
+#define TILE(rows, vecs)                                                                                             \
+    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c, \
+                                     int64_t ldc, bool add, stretch y_next, stretch x_next)                          \
+    {                                                                                                                \
+        tile(rows, vecs, k, ldk, x, ldx, count, c, ldc, add, y_next, x_next);                                        \
+    }
+#define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
+TILE_ROW(1)
+TILE_ROW(2)
+TILE_ROW(3)
+TILE_ROW(4)
+#if defined(__AVX512F__)
+TILE_ROW(5)
+TILE_ROW(6)
+TILE_ROW(7)
+TILE_ROW(8)
+#endif
+
+static tile_function *const tiles[ROWS][KS_FUSED_MAX_VECS] = {
+    {tile_1x1, tile_1x2, tile_1x3}, {tile_2x1, tile_2x2, tile_2x3},
+    {tile_3x1, tile_3x2, tile_3x3}, {tile_4x1, tile_4x2, tile_4x3},
+#if defined(__AVX512F__)
+    {tile_5x1, tile_5x2, tile_5x3}, {tile_6x1, tile_6x2, tile_6x3},
+    {tile_7x1, tile_7x2, tile_7x3}, {tile_8x1, tile_8x2, tile_8x3},
+#endif
+};
+
+#endif
