@@ -191,14 +191,16 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
     ks_calibrate_report unused;
     run r = {.options = options ? options : &defaults, .report = report ? report : &unused, .expected_regret = NAN};
     *r.report = (ks_calibrate_report){0};
-    const double budget_s = r.options->budget_s > 0 ? r.options->budget_s : budget_default_s;
+    const double budget_s = r.options->budget_s != 0 ? r.options->budget_s : budget_default_s;
     const unsigned types = r.options->types ? r.options->types : 1u << KS_F32;
     const unsigned layouts = r.options->layouts ? r.options->layouts : (1u << KS_NLAYOUTS) - 1;
     char path[4096];
     if (types >> KS_NTYPES) return ks_fail(KS_ERR_ARGUMENT, "types is %#x, has bits beyond %d", types, KS_NTYPES - 1);
     if (layouts >> KS_NLAYOUTS)
         return ks_fail(KS_ERR_ARGUMENT, "layouts is %#x, has bits beyond %d", layouts, KS_NLAYOUTS - 1);
-    if (!(budget_s < 1e7)) return ks_fail(KS_ERR_ARGUMENT, "budget_s is %g, must be below 1e7", budget_s);
+    if (!(budget_s > 0 && budget_s < 1e7))
+        return ks_fail(KS_ERR_ARGUMENT, "budget_s is %g, must be in (0, 1e7), or 0 for %g", budget_s,
+                       budget_default_s);
     if (!(r.options->target_regret >= 0))
         return ks_fail(KS_ERR_ARGUMENT, "target_regret is %g, must be >= 0", r.options->target_regret);
 

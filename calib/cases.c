@@ -9,7 +9,7 @@
 #include <string.h>
 
 /* How many times too small a value must be to be taken for a failed run. */
-static const double absurd_first = 50, absurd = 20;
+static const double absurd = 20;
 
 static bool same_pattern_and_batch(const ks_problem *p, const ks_problem *q)
 {
@@ -56,32 +56,63 @@ static int column(ks_cases *cases, const ks_measurement *m)
     return q;
 }
 
-/* What a value is held against: the roofline time, whatever its unit; only ratios between rows matter. */
-static double yardstick(const ks_device *device, const ks_problem *p)
+/* Least squares of (sum(w * terms) - value) / scale with w >= 0, by coordinate descent on the normal equations: few terms, so
+ * it converges at once, and it cannot go negative. */
+static void fit_cost(const ks_cases *cases, const ks_device *device, int q, const double *scale,
+                     double cost[KS_NTERMS])
 {
-    ks_device rated = *device;
-    ks_device_assume_rates(&rated);
-    return ks_roofline_s(&rated, p);
+    double gram[KS_NTERMS][KS_NTERMS] = {{0}}, right[KS_NTERMS] = {0}, unit[KS_NTERMS] = {0}, w[KS_NTERMS] = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < cases->count; i++) {
+            double terms[KS_NTERMS];
+            const ks_case *c = &cases->items[i];
+            if (isnan(c->value[q])) continue;
+            cases->kernel[q]->cost_terms(&c->problem, device, terms);
+            for (int t = 0; t < KS_NTERMS; t++) {
+                const double z = terms[t] / scale[i];
+                if (pass == 0) unit[t] += z * z;
+                if (pass == 0) continue;
+                right[t] += z * unit[t] * c->value[q] / scale[i];
+                for (int u = 0; u < KS_NTERMS; u++) gram[t][u] += z * unit[t] * terms[u] / scale[i] * unit[u];
+            }
+        }
+        for (int t = 0; pass == 0 && t < KS_NTERMS; t++) unit[t] = unit[t] > 0 ? 1 / sqrt(unit[t]) : 0;
+    }
+    for (int sweep = 0; sweep < 500; sweep++)
+        for (int t = 0; t < KS_NTERMS; t++) {
+            double gradient = right[t];
+            for (int u = 0; u < KS_NTERMS; u++) gradient -= u == t ? 0 : gram[t][u] * w[u];
+            w[t] = gram[t][t] > 1e-12 && gradient > 0 ? gradient / (gram[t][t] + 1e-6) : 0;
+        }
+    for (int t = 0; t < KS_NTERMS; t++) cost[t] = w[t] * unit[t];
 }
 
-/* First what is absurd beside the kernel's usual distance from the roofline, since one such row would bend the cost model;
- * then what is absurd beside that. `scratch` holds a number a case. */
-static void quarantine_impossible(ks_cases *cases, const ks_device *device, double *scratch)
+/* Finds values absurdly small beside what the kernel's costs say. Costs fitted to relative errors would be bent by the very
+ * rows that are looked for (their weight is one over their value, squared), so here an error counts relative to the larger of
+ * the value and the last fit: whatever a row says, it pulls no harder than an error of 100 %. `scale` holds a number a case. */
+static void quarantine_impossible(ks_cases *cases, const ks_device *device, double *scale)
 {
     for (int q = 0; q < cases->kernels; q++) {
         double cost[KS_NTERMS], terms[KS_NTERMS];
         int n = 0;
-        for (int i = 0; i < cases->count; i++)
-            if (!isnan(cases->items[i].value[q]))
-                scratch[n++] = cases->items[i].value[q] / yardstick(device, &cases->items[i].problem);
-        qsort(scratch, (size_t)n, sizeof *scratch, compare_values);
-        const double usual = n ? scratch[n / 2] : 0;
-        for (int i = 0; i < cases->count; i++) {
-            ks_case *c = &cases->items[i];
-            if (c->value[q] < usual * yardstick(device, &c->problem) / absurd_first)
-                c->value[q] = NAN, cases->quarantined++;
+        ks_device rated = *device;
+        ks_device_assume_rates(&rated);
+        ks_cost_assume(&rated, cases->type, cost);
+        for (int i = 0; i < cases->count; i++) { /* the unit of the values, from the median */
+            if (isnan(cases->items[i].value[q])) continue;
+            cases->kernel[q]->cost_terms(&cases->items[i].problem, device, terms);
+            scale[n++] = cases->items[i].value[q] / ks_cost_s(cost, terms);
         }
-        ks_cases_cost(cases, device, q, cost);
+        if (n == 0) continue;
+        qsort(scale, (size_t)n, sizeof *scale, compare_values);
+        for (int t = 0; t < KS_NTERMS; t++) cost[t] *= scale[n / 2];
+        for (int pass = 0; pass < 5; pass++) {
+            for (int i = 0; i < cases->count; i++) {
+                cases->kernel[q]->cost_terms(&cases->items[i].problem, device, terms);
+                scale[i] = fmax(cases->items[i].value[q], ks_cost_s(cost, terms));
+            }
+            fit_cost(cases, device, q, scale, cost);
+        }
         for (int i = 0; i < cases->count; i++) {
             ks_case *c = &cases->items[i];
             cases->kernel[q]->cost_terms(&c->problem, device, terms);
@@ -155,40 +186,19 @@ int ks_case_best(const ks_cases *cases, const ks_case *c, int family)
     return best;
 }
 
-/* Least squares of sum(w * terms / value) - 1 with w >= 0, by coordinate descent on the normal equations: few terms, so
- * it converges at once, and it cannot go negative. */
 void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
 {
-    double gram[KS_NTERMS][KS_NTERMS] = {{0}}, right[KS_NTERMS] = {0}, scale[KS_NTERMS];
+    double *scale = malloc(((size_t)cases->count + 1) * sizeof *scale);
     int n = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        for (int i = 0; i < cases->count; i++) {
-            double terms[KS_NTERMS];
-            const ks_case *c = &cases->items[i];
-            if (isnan(c->value[q])) continue;
-            cases->kernel[q]->cost_terms(&c->problem, device, terms);
-            for (int t = 0; t < KS_NTERMS; t++) {
-                const double zt = terms[t] / c->value[q] * (pass ? scale[t] : 1);
-                if (!pass) right[t] += zt * zt;
-                if (pass) right[t] += zt;
-                for (int u = 0; pass && u < KS_NTERMS; u++) gram[t][u] += zt * terms[u] / c->value[q] * scale[u];
-            }
-            n += !pass;
-        }
-        for (int t = 0; !pass && t < KS_NTERMS; t++) {
-            scale[t] = right[t] > 0 ? 1 / sqrt(right[t]) : 0;
-            right[t] = 0;
-        }
+    for (int i = 0; scale && i < cases->count; i++) {
+        scale[i] = cases->items[i].value[q];
+        n += !isnan(scale[i]);
     }
-    double w[KS_NTERMS] = {0};
-    for (int sweep = 0; sweep < 500; sweep++)
-        for (int t = 0; t < KS_NTERMS; t++) {
-            double gradient = right[t];
-            for (int u = 0; u < KS_NTERMS; u++) gradient -= u == t ? 0 : gram[t][u] * w[u];
-            w[t] = gram[t][t] > 1e-12 && gradient > 0 ? gradient / (gram[t][t] + 1e-6) : 0;
-        }
-    for (int t = 0; t < KS_NTERMS; t++) cost[t] = w[t] * scale[t];
-    if (n == 0) ks_cost_assume(device, cases->type, cost);
+    if (n > 0)
+        fit_cost(cases, device, q, scale, cost);
+    else
+        ks_cost_assume(device, cases->type, cost);
+    free(scale);
 }
 
 ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement)
