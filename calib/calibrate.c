@@ -70,7 +70,7 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
     const ks_measure_limits limits = {.min_samples = 5, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
-    for (int turn = 0; s == KS_OK && ks_now_s() + 2 * r->fit_s < end_s; turn++) {
+    for (int turn = 0; s == KS_OK && ks_now_s() + 3 * r->fit_s < end_s; turn++) {
         if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
             const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
@@ -155,7 +155,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);
     if (s != KS_OK && s != KS_ERR_INTERRUPTED) goto done;
     /* Stopped or not, what was measured is put to use. */
-    ks_status fit = fit_and_keep(r, type, layout, KS_FIT_STEPS, &model);
+    ks_status fit = fit_and_keep(r, type, layout, KS_FIT_QUICK_STEPS, &model);
     if (s == KS_OK) s = fit;
     if (s == KS_OK) s = report_progress(r, "fit");
     if (s != KS_OK) goto done;

@@ -14,11 +14,12 @@ static double waste(int64_t value, int64_t tile)
     return log2((double)((value + tile - 1) / tile * tile) / (double)value);
 }
 
-/* How far rows of this many elements lie on cache lines: 1 whole lines, 0 single elements. */
-static float alignment(const ks_problem *p, int64_t row)
+/* How round a distance of so many elements is in memory: log2 of the power of two, up to 2^most, that its bytes are a multiple
+ * of, over most. Distances that are no multiples of a line cost partial lines, those of whole pages cache conflicts. */
+static float roundness(const ks_problem *p, int64_t elements, int most)
 {
-    const int64_t bytes = row * (int64_t)ks_type_bytes(p->type);
-    return (float)log2((double)(bytes & -bytes) < 64 ? (double)(bytes & -bytes) : 64) / 6;
+    const int64_t bytes = elements * (int64_t)ks_type_bytes(p->type);
+    return fminf((float)__builtin_ctzll((unsigned long long)bytes), (float)most) / (float)most;
 }
 
 void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
@@ -34,11 +35,11 @@ void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
     f[8] = p->batch <= 4;
     f[9] = (float)log2(ks_problem_flops(p));
     const bool first = p->layout == KS_BATCH_FIRST;
-    f[10] = alignment(p, first ? p->a * p->b * p->d : p->batch);
-    f[11] = alignment(p, first ? p->a * p->c * p->d : p->batch);
+    f[10] = roundness(p, first ? p->a * p->b * p->d : p->batch, 6);
+    f[11] = roundness(p, first ? p->a * p->c * p->d : p->d * p->batch, first ? 6 : 14);
     f[12] = ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
     f[13] = p->a * p->d == 1;
-    f[14] = alignment(p, p->c);
+    f[14] = roundness(p, p->c, 6);
 }
 
 double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS])

@@ -20,8 +20,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { THREADS = 8 };
-
 static const ks_problem usual = {.a = 3, .b = 24, .c = 16, .d = 5, .batch = 33, .layout = KS_BATCH_LAST};
 static const ks_options no_store = {.store = ""};
 
@@ -315,8 +313,6 @@ static void test_decisions_agree(void **state)
         assert_string_equal(before.source_device, "");
         assert_int_equal(before.objective, KS_TIME);
     }
-    assert_string_equal(ks_source_name(KS_FROM_MEASUREMENT), "measurement");
-    assert_null(ks_source_name(KS_NSOURCES));
     ks_close(one);
     ks_close(other);
 }
@@ -385,14 +381,13 @@ static void test_explain(void **state)
     const ks_options measuring = {.store = "", .flags = KS_MEASURE};
     assert_int_equal(setenv("KSAUTO_EXPLAIN", "1", 1), 0);
     char *text = explained(state, &measuring);
-    const bool written = *text != '\0';
+    assert_int_not_equal(strlen(text), 0);
     free(text);
-    if (!written) fail_msg("KS_MEASURE: nothing explained");
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------- */
 
-enum { SHARED = 48 };
+enum { THREADS = 8, SHARED = 48 };
 
 typedef struct worker {
     ks_context *ctx;
