@@ -264,11 +264,13 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
 void ks_context_explain(ks_context *ctx, const ks_problem *p)
 {
     ks_advice a;
+    int chosen = 0;
     if (ks_advise(ctx, p, &a) != KS_OK) return;
+    while (chosen + 1 < a.candidate_count && strcmp(a.candidates[chosen].kernel, a.kernel) != 0) chosen++;
     fprintf(
         stderr,
         "ksauto: (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ") batch %" PRId64 " %s batch-%s: %s by %s, %.3g us "
         "expected, P(fused faster) %.2f, from %s\n",
         p->a, p->b, p->c, p->d, p->batch, ks_type_name(p->type), ks_layout_name(p->layout), ks_family_name(a.path),
-        a.kernel, a.candidates[0].time_s * 1e6, a.p_fused_faster, ks_source_name(a.source));
+        a.kernel, a.candidates[chosen].time_s * 1e6, a.p_fused_faster, ks_source_name(a.source));
 }

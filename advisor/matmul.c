@@ -120,15 +120,15 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args 
             const double before = ks_now_s();
             if (run(ctx, p, predicted[q].kernel, args) == KS_OK) samples[q][taken[q]++] = ks_now_s() - before;
         }
-    int fastest = -1;
-    double least = INFINITY;
+    ks_prediction seen[KS_MAX_KERNELS];
+    int raced = 0;
     ks_store *store = NULL;
     if (ctx->store_path && !measured) ks_store_open(&store, ctx->store_path, KS_STORE_WRITE);
     for (int q = 0; !measured && q < count; q++) {
         if (taken[q] < 3) continue;
         qsort(samples[q], (size_t)taken[q], sizeof **samples, compare);
         const double median = samples[q][taken[q] / 2];
-        if (median < least) least = median, fastest = q;
+        seen[raced++] = (ks_prediction){.kernel = predicted[q].kernel, .log_time = log(median)};
         ks_measurement m = {.problem = *p,
                             .kernel_version = predicted[q].kernel->version,
                             .family = predicted[q].kernel->family,
@@ -143,9 +143,9 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args 
         if (store) ks_store_add(store, &m, samples[q]);
     }
     ks_store_close(store);
-    if (fastest >= 0) ks_context_remember(ctx, p, predicted[fastest].kernel);
+    if (raced > 0) ks_context_remember(ctx, p, seen[ks_prediction_best(seen, raced)].kernel); /* ties as always */
     pthread_mutex_unlock(&ctx->measuring);
-    if (fastest >= 0 && ctx->explain) ks_context_explain(ctx, p);
+    if (raced > 0 && ctx->explain) ks_context_explain(ctx, p);
 }
 
 static ks_status check(const ks_context *ctx, const ks_problem *p, const void *x, const void *k, const void *y)

@@ -69,7 +69,8 @@ static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *stor
     if (!s.exact && s.partial != 1)
         return ks_fail(KS_ERR_DEVICE, "device \"%s\" is %s; valid: cpu, or a name that `ksauto devices` lists",
                        wanted, s.partial ? "the name of several" : "unknown");
-    ctx->device = s.found;
+    ctx->here = strcmp(s.found.name, cpu.name) == 0;
+    ctx->device = ctx->here ? cpu : s.found;
     return KS_OK;
 }
 
@@ -89,6 +90,7 @@ static bool take_model(void *user, const ks_model_row *row)
     ks_model *model;
     if (row->objective != in->ctx->objective || k->model) return true;
     if (ks_model_parse(row->json, &model) != KS_OK || model->type != row->type || model->layout != row->layout) {
+        ks_model_free(model);
         if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, KS_ERR_PARSE);
         return true;
     }

@@ -32,6 +32,11 @@ typedef struct run {
     int problems; /* of the type and layout at hand, those from the store included */
 } run;
 
+static ks_status stopped(const run *r)
+{
+    return ks_fail(KS_ERR_INTERRUPTED, "stopped after %d problems; all of them are stored", r->report->measured);
+}
+
 static ks_status report_progress(run *r, const char *phase)
 {
     if (!r->options->progress) return KS_OK;
@@ -42,8 +47,7 @@ static ks_status report_progress(run *r, const char *phase)
                            .elapsed_s = now - r->start_s,
                            .left_s = fmax(0, r->end_s - now),
                            .expected_regret = r->expected_regret};
-    if (r->options->progress(r->options->user, &p)) return KS_OK;
-    return ks_fail(KS_ERR_INTERRUPTED, "stopped after %d problems; all of them are stored", r->report->measured);
+    return r->options->progress(r->options->user, &p) ? KS_OK : stopped(r);
 }
 
 static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limits *limits, const char *phase)
@@ -162,6 +166,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     s = accept(r, design, type, layout, model, random);
     fit = fit_and_keep(r, type, layout, 0, &model);
     if (s == KS_OK) s = fit;
+    if (s == KS_ERR_INTERRUPTED) stopped(r); /* a fit that had too little to go on has left another message */
 done:
     ks_design_close(design);
     ks_model_free(model);

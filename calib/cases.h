@@ -9,6 +9,7 @@ typedef struct ks_case {
     double value[KS_MODEL_KERNELS]; /* seconds, or joules; NaN where the kernel was not measured */
 } ks_case;
 
+/* Points into itself (its stand-in kernels): not to be copied beyond the life of the original. */
 typedef struct ks_cases {
     ks_type type;
     ks_layout layout;

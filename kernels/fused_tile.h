@@ -46,10 +46,8 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
         __builtin_prefetch(y_next.at + q * 64, 1, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
-    x_next.at -= q * 64;
-    x_next.lines += q;
-    for (; q < count && q < x_next.lines; q++, x += ldx) {
-        __builtin_prefetch(x_next.at + q * 64, 0, 2);
+    for (int64_t line = 0; q < count && line < x_next.lines; line++, q++, x += ldx) {
+        __builtin_prefetch(x_next.at + line * 64, 0, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
     for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);

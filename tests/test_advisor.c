@@ -72,7 +72,8 @@ static void assert_opens_without(const char *path, const char *named)
     assert_int_equal(ks_store_status(ctx, NULL), KS_ERR_STORE);
     if (!strstr(why, named)) fail_msg("\"%s\" does not name \"%s\"", why, named);
     assert_product(ctx, &usual, NULL);
-    assert_int_equal(advice_of(ctx, &usual).source, KS_FROM_COST_MODEL);
+    assert_true(advice_of(ctx, &usual).source >=
+                KS_FROM_SEEDS); /* seeds, where one is near; else the built-in costs */
     ks_close(ctx);
 }
 
@@ -309,8 +310,8 @@ static void test_decisions_agree(void **state)
         assert_string_equal(choice_of(other, &p), chosen);
         assert_sane(&before);
         assert_same_problem(&before.problem, &p);
-        assert_int_equal(before.source, KS_FROM_COST_MODEL);
-        assert_string_equal(before.source_device, "");
+        assert_true(before.source >= KS_FROM_SEEDS);
+        assert_int_equal(*before.source_device == '\0', before.source == KS_FROM_COST_MODEL);
         assert_int_equal(before.objective, KS_TIME);
     }
     ks_close(one);
