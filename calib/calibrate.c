@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
+enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
 
@@ -68,13 +68,14 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
     return report_progress(r, phase);
 }
 
-/* Measures until the time for it is over. *model holds the last fit. */
+/* Measures until the time for it is over, and in any case what a fit needs. *model holds the last fit. */
 static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layout, double end_s, ks_model **model)
 {
-    const ks_measure_limits limits = {.min_samples = 5, .max_samples = 15, .max_s = (end_s - ks_now_s()) / 40};
+    const ks_measure_limits limits = {
+        .min_samples = 5, .max_samples = 15, .max_s = fmax((end_s - ks_now_s()) / 40, 0.02)};
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
-    for (int turn = 0; s == KS_OK && ks_now_s() + 3 * r->fit_s < end_s; turn++) {
+    for (int turn = 0; s == KS_OK && (r->problems < EXPLORE_LEAST || ks_now_s() + 3 * r->fit_s < end_s); turn++) {
         if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
             const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
@@ -103,7 +104,7 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
 {
     ks_acceptance *a = &r->report->acceptance[r->report->count];
     const ks_measure_limits limits = {
-        .min_samples = 7, .max_samples = 31, .max_s = (r->config_end_s - ks_now_s()) / 10};
+        .min_samples = 7, .max_samples = 31, .max_s = fmax((r->config_end_s - ks_now_s()) / 10, 0.02)};
     const size_t first = r->rows.count;
     ks_status s = KS_OK;
     *a = (ks_acceptance){.type = type, .layout = layout, .measured = r->problems};
