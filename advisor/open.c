@@ -99,28 +99,10 @@ static bool take_model(void *user, const ks_model_row *row)
     return true;
 }
 
-typedef struct rows {
-    ks_measurement *items;
-    size_t count, room;
-} rows;
-
-static bool take_row(void *user, const ks_measurement *m)
-{
-    rows *r = user;
-    if (r->count == r->room) {
-        const size_t room = r->room ? 2 * r->room : 1024;
-        ks_measurement *items = realloc(r->items, room * sizeof *items);
-        if (!items) return false;
-        r->items = items, r->room = room;
-    }
-    r->items[r->count++] = *m;
-    return true;
-}
-
 static void read_store(ks_context *ctx, ks_store *store)
 {
     ks_device stored;
-    rows r = {0};
+    ks_rows r = {0};
     if (ks_store_get_device(store, ctx->device.name, &stored) == KS_OK) {
         ctx->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(ctx->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
@@ -128,7 +110,7 @@ static void read_store(ks_context *ctx, ks_store *store)
     intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
     const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
-    if (s == KS_OK) s = ks_store_each(store, &filter, take_row, &r);
+    if (s == KS_OK) s = ks_store_each(store, &filter, ks_rows_add, &r);
     if (s != KS_OK) note_store_trouble(ctx, s);
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
@@ -136,7 +118,7 @@ static void read_store(ks_context *ctx, ks_store *store)
         for (int l = 0; l < KS_NLAYOUTS; l++)
             ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
                            &ctx->known[t][l].cases);
-    free(r.items);
+    ks_rows_free(&r);
 }
 
 /* How unlike two devices are: other backends are out of reach, other instruction sets far. */

@@ -11,6 +11,25 @@
 /* How many times too small a value must be to be taken for a failed run. */
 static const double absurd = 20;
 
+bool ks_rows_add(void *user, const ks_measurement *m)
+{
+    ks_rows *r = user;
+    if (r->count == r->room) {
+        const size_t room = r->room ? 2 * r->room : 1024;
+        ks_measurement *items = realloc(r->items, room * sizeof *items);
+        if (!items) return false;
+        r->items = items, r->room = room;
+    }
+    r->items[r->count++] = *m;
+    return true;
+}
+
+void ks_rows_free(ks_rows *r)
+{
+    free(r->items);
+    *r = (ks_rows){0};
+}
+
 static bool same_pattern_and_batch(const ks_problem *p, const ks_problem *q)
 {
     return p->a == q->a && p->b == q->b && p->c == q->c && p->d == q->d && p->batch == q->batch && p->math == q->math;

@@ -4,6 +4,15 @@
 
 #include "model.h"
 
+/* Measurements in memory, growing. */
+typedef struct ks_rows {
+    ks_measurement *items;
+    size_t count, room;
+} ks_rows;
+
+bool ks_rows_add(void *rows, const ks_measurement *m); /* a visitor for ks_store_each; false: out of memory */
+void ks_rows_free(ks_rows *rows);
+
 typedef struct ks_case {
     ks_problem problem;
     double value[KS_MODEL_KERNELS]; /* seconds, or joules; NaN where the kernel was not measured */

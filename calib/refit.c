@@ -7,25 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool ks_rows_add(void *user, const ks_measurement *m)
-{
-    ks_rows *r = user;
-    if (r->count == r->room) {
-        const size_t room = r->room ? 2 * r->room : 1024;
-        ks_measurement *items = realloc(r->items, room * sizeof *items);
-        if (!items) return false;
-        r->items = items, r->room = room;
-    }
-    r->items[r->count++] = *m;
-    return true;
-}
-
-void ks_rows_free(ks_rows *r)
-{
-    free(r->items);
-    *r = (ks_rows){0};
-}
-
 ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
                    ks_objective objective, int search_steps, ks_model **model, ks_refit_result *result)
 {

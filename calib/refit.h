@@ -5,15 +5,6 @@
 #include "fit.h"
 #include "store.h"
 
-/* Measurements in memory, growing. */
-typedef struct ks_rows {
-    ks_measurement *items;
-    size_t count, room;
-} ks_rows;
-
-bool ks_rows_add(void *rows, const ks_measurement *m); /* a visitor for ks_store_each; false: out of memory */
-void ks_rows_free(ks_rows *rows);
-
 typedef struct ks_refit_result {
     int problems, quarantined;
     double cv_regret; /* NaN unless asked for */
