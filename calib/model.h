@@ -51,8 +51,8 @@ typedef struct ks_prediction {
 
 /* log2 of a, b, c, d and batch; log2 of what is wasted of b in tiles of 8, and of the batch in 16; whether d = 1,
  * whether the batch is at most 4, log2 of the flops; how well rows of Y and of X lie on cache lines (in batch-last, how round the leading dimension is); whether the problem is
- * large enough for several threads, whether there is but one block, how well rows of K lie on cache lines. Each of them
- * earned its place by cross-validated regret (README.md). */
+ * large enough for several threads, whether there is but one block, how well rows of K lie on cache lines. The last
+ * five and whether d = 1 came in because cross-validated regret fell with them. */
 void ks_model_features(const ks_problem *problem, float features[KS_MODEL_DIMS]);
 
 /* The cost model alone; cost as in ks_model_kernel. */

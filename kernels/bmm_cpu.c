@@ -18,8 +18,6 @@
 /* BLAS counts in int. Larger sizes are cut: b and the batch into pieces, c into terms of a sum. */
 enum { TASKS_PER_THREAD = 8, LEAST_PIECE = 64, BLAS_MOST = INT_MAX / 2 };
 
-static const double wide_bytes = 1e5, wide_flops = 1e6;
-
 /* How the blocks lie: block (i, l) starts at i * i_step + l * l_step; its rows are ld apart. In elements. */
 typedef struct view {
     int64_t i_step, l_step, ld;
@@ -38,11 +36,6 @@ typedef struct gemm_job {
 static int64_t ceil_div(int64_t a, int64_t b)
 {
     return a / b + (a % b != 0);
-}
-
-static bool is_wide(const ks_problem *p)
-{
-    return ks_problem_bytes(p) > wide_bytes || ks_problem_flops(p) > wide_flops;
 }
 
 static int64_t clamp(int64_t value, int64_t least, int64_t most)
@@ -107,7 +100,7 @@ static void multiply(gemm_job *job, int units)
     cut(job->problem, units, job);
     const int64_t tasks = job->problem->a * job->problem->d * job->n_pieces * job->j_pieces;
     ks_blas_begin();
-    ks_pool_run(tasks, is_wide(job->problem), gemm_task, job);
+    ks_pool_run(tasks, ks_cpu_is_wide(job->problem), gemm_task, job);
     ks_blas_end();
 }
 
@@ -148,7 +141,7 @@ static size_t no_workspace(const ks_problem *problem, const ks_device *device)
 
 static void strided_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = is_wide(p) ? (double)device->units : 1;
+    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1;
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p) + (double)ks_y_count(p) * (double)ks_type_bytes(p->type);
     terms[KS_TERM_FLOPS] = ks_problem_flops(p);
@@ -266,7 +259,7 @@ static void permute(permute_job *job, int units)
     job->n_piece = ceil_div(p->batch, ceil_div((int64_t)units * TASKS_PER_THREAD, p->a));
     if (job->n_piece < LEAST_PIECE) job->n_piece = LEAST_PIECE;
     job->n_pieces = ceil_div(p->batch, job->n_piece);
-    ks_pool_run(p->a * job->n_pieces, is_wide(p), permute_task, job);
+    ks_pool_run(p->a * job->n_pieces, ks_cpu_is_wide(p), permute_task, job);
 }
 
 /* K of a half type to float32. */
@@ -319,7 +312,7 @@ static bool permute_supports(const ks_problem *p, const ks_device *device)
 
 static void permute_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = is_wide(p) ? (double)device->units : 1, wide = (double)wide_size(p->type);
+    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1, wide = (double)wide_size(p->type);
     const double narrow = (double)ks_type_bytes(p->type), xy = (double)ks_x_count(p) + (double)ks_y_count(p);
     terms[KS_TERM_LAUNCH] = 3;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p) + xy * (3 * wide) + (double)ks_y_count(p) * narrow;
@@ -341,7 +334,7 @@ static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
     job.yv = (view){p->d * p->b * p->batch, p->b * p->batch, ldy};
     if (ks_type_bytes(p->type) < sizeof(float)) {
         widen_job widen = {p, args->k, k};
-        ks_pool_run(ceil_div(ks_k_count(p), WIDEN_PIECE), is_wide(p), widen_task, &widen);
+        ks_pool_run(ceil_div(ks_k_count(p), WIDEN_PIECE), ks_cpu_is_wide(p), widen_task, &widen);
         job.k = k;
     }
     multiply(&job, args->device->units);

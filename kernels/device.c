@@ -58,6 +58,12 @@ bool ks_cpu_has_avx512(void)
     return cpu_level() >= 2;
 }
 
+/* By the time that one thread would need, roughly: some 10 us. */
+bool ks_cpu_is_wide(const ks_problem *p)
+{
+    return ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
+}
+
 static void cpu_model(char *name, size_t size)
 {
     snprintf(name, size, "CPU");

@@ -4,10 +4,10 @@
  * as [block][k][sample] in the type of the sums; then the register tile multiplies a run of rows of K, broadcast value
  * by value straight from their b x c block (block order needs no packing), with vectors of samples. Batch-last data
  * already runs along the samples, so packing is a copy; batch-first data is transposed in registers, vector by vector,
- * on the way in and on the way out, which hides behind memory. The layout, d, and the element type exist only in pack
+ * on the way in and on the way out; memory works behind the arithmetic by fetching ahead. The layout, d, and the element type exist only in pack
  * and unpack; the register tile is one function.
  *
- * Dropped: vectors along l (needs d >= 16 and weights in another order); vectors along b (weights transposed in every
+ * Considered and not built: vectors along l (needs d >= 16 and weights in another order); vectors along b (weights transposed in every
  * call, a loss at small batch); copying K into panels (K's rows are short and re-read from L1 and L2 anyway).
  *
  * Compiled once per instruction set (the vector's width follows the compiler's target) and, with KS_CORE_F64, once more

@@ -10,9 +10,6 @@
 
 enum { PAGE_BYTES = 4096, RUN_BYTES = 256, GROUP_BYTES = 1024, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
 
-/* Smallest problem that is worth waking the team for, by the time one thread would need, roughly. */
-static const double wide_bytes = 1e5, wide_flops = 1e6;
-
 /* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
 static const double stream_bytes = 2e6;
 
@@ -140,11 +137,6 @@ static const ks_fused_plan *plan_of(const ks_problem *p, const ks_device *device
     return &last.plan;
 }
 
-static bool is_wide(const ks_problem *p)
-{
-    return ks_problem_bytes(p) > wide_bytes || ks_problem_flops(p) > wide_flops;
-}
-
 static bool supports(const ks_problem *problem, const ks_device *device)
 {
     (void)problem;
@@ -163,7 +155,7 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
     const ks_fused_core *core = core_for(p->type);
     const double size = (double)ks_type_bytes(p->type);
     const double tasks = (double)(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j);
-    const double units = is_wide(p) ? (double)device->units : 1;
+    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1;
     /* The last round of tasks leaves threads idle. */
     const double rounds = (double)ceil_div((int64_t)tasks, (int64_t)units), idle = rounds * units / tasks;
     const double tiles = (double)ceil_div(p->batch, plan.n_tile), blocks = (double)(p->a * p->d);
@@ -189,7 +181,8 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if (plan.stream) plan.own_y = false;
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
-    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, is_wide(p), core_for(p->type)->task, &job);
+    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p), core_for(p->type)->task,
+                &job);
     return KS_OK;
 }
 
