@@ -40,7 +40,9 @@ struct ks_context {
     char store_why[512];
     knowledge known[KS_NTYPES][KS_NLAYOUTS];
     memo_slot *memo;
-    _Atomic(void *) workspace[WORKSPACES]; /* free blocks; each starts with its size */
+    _Atomic(void *) workspace[WORKSPACES]; /* the CPU's free blocks; each starts with its size */
+    void *pool;                            /* other devices' workspace: memory.h */
+    bool check_arrays;                     /* at every call, not only at a problem's first: KSAUTO_CHECK=1 */
     pthread_mutex_t measuring;             /* one first-use measurement, or one factorisation, at a time */
 };
 

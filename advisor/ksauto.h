@@ -1,4 +1,4 @@
-/* ksauto: multiply by Kronecker-sparse matrices, the fastest way this machine has.
+/* ksauto: multiply by Kronecker-sparse matrices, the fastest way this machine has, on its CPU or its NVIDIA GPUs.
  *
  * A Kronecker-sparse (KS) matrix K of pattern (a,b,c,d) has shape (a*b*d) x (a*c*d) and support
  * I_a (x) 1_{b x c} (x) I_d. With i<a, j<b, k<c, l<d this library computes Y = X * transpose(K):
@@ -26,8 +26,13 @@
  * else the cores this process may use; the team of workers belongs to one caller at a time, and a caller
  * that finds it busy computes alone instead of oversubscribing the machine.
  *
- * Environment: KSAUTO_DB (the store's file), KSAUTO_NUM_THREADS, and KSAUTO_EXPLAIN=1, the one thing that
- * makes the library write: one line on standard error for every new problem, with the path taken and why.
+ * GPUs: with the device "cuda:N" arrays lie in that GPU's memory, and a call returns once its work is queued on the
+ * caller's stream. A library built without CUDA, and one on a machine without GPU or driver, opens CPUs only, and says
+ * why; it still advises for GPUs that it knows by their measurements.
+ *
+ * Environment: KSAUTO_DB (the store's file), KSAUTO_NUM_THREADS, KSAUTO_CHECK=1 (on GPUs: see ks_auto_matmul), and
+ * KSAUTO_EXPLAIN=1, the one thing that makes the library write: one line on standard error for every new problem, with
+ * the path taken and why.
  *
  * License: MIT. This library links no GPL code; libksauto_calib (ks_calibrate, ks_fit) links GSL. */
 #ifndef KSAUTO_H
@@ -147,8 +152,9 @@ typedef struct ks_context ks_context;
 enum { KS_MEASURE = 1u << 0 }; /* options.flags: a problem never measured here is measured at its first use */
 
 typedef struct ks_options {
-    const char *device;      /* "cpu" (default, also NULL), or the name of a device in the store or the
-                                      seeds: then the context advises for it and cannot multiply */
+    const char *device;      /* "cpu" (default, also NULL); "cuda" or "cuda:N"; or a device's name: one of this
+                                      machine's, or one that the store or the seeds know: then the context
+                                      advises for it and cannot multiply */
     const char *store;       /* the store's file; NULL: $KSAUTO_DB, else $XDG_DATA_HOME/ksauto/ksauto.db,
                                       else ~/.local/share/ksauto/ksauto.db; "": no store, seeds only */
     unsigned flags;          /* KS_MEASURE or 0 */
@@ -158,11 +164,12 @@ typedef struct ks_options {
 
 /* Opens a context; options may be NULL, and zeroed fields mean the defaults. The store is read here, once.
  * Trouble with the store is never an error here: the context then runs on the shipped seeds or the built-in cost
- * model, and ks_store_status says why. Fails with KS_ERR_DEVICE (unknown device, named) or KS_ERR_MEMORY;
- * *ctx is then NULL. */
+ * model, and ks_store_status says why. Fails with KS_ERR_DEVICE (a device that is unknown, or not there: the message says
+ * which there are, or why there is none) or KS_ERR_MEMORY; *ctx is then NULL. */
 KS_API ks_status ks_open(ks_context **ctx, const ks_options *options);
 
-/* Closes a context and frees what it owns; NULL is allowed. */
+/* Closes a context and frees what it owns; NULL is allowed. On CUDA, work that still runs keeps its memory until it is
+ * done. */
 KS_API void ks_close(ks_context *ctx);
 
 /* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). */
@@ -176,26 +183,36 @@ KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
  *
  * x: ks_x_count elements, k: ks_k_count elements in block order, y: ks_y_count elements, all of problem->type, in
  * memory the context's device reads (host memory for "cpu"), at any alignment. y must not overlap x or k; it is
- * written in full and never read. NaN and Inf pass through as arithmetic says. stream: a cudaStream_t for CUDA
- * devices, ignored by the CPU. After a failure y's content is unspecified.
+ * written in full and never read. NaN and Inf pass through as arithmetic says. After a failure y's content is unspecified.
+ *
+ * stream: a cudaStream_t of the context's device, NULL for its default stream; ignored by the CPU. On CUDA the call is
+ * asynchronous: it returns an error if the work could not be queued, and what goes wrong on the device later shows in a
+ * later call, of ksauto or of CUDA. The calling thread's current device stays as it is. The stream may be under capture:
+ * all of the work, its workspace included, then becomes part of the graph, and nothing is measured. After an error that
+ * CUDA does not recover from, every call returns KS_ERR_DEVICE, and ks_close works.
+ *
+ * That x, k and y can be read by the GPU (KS_ERR_ARGUMENT names the one that cannot) is checked at a problem's first use, and
+ * at every one if KSAUTO_CHECK=1 is set when the context is opened: it costs about a microsecond.
  *
  * A decision costs <= 10 us for a new problem and <= 100 ns from then on; it neither locks, allocates nor reads
  * files. Kernels that need workspace take it from the context, which keeps it for the next call; where it cannot
- * be had, a kernel that needs none runs instead.
+ * be had, a kernel that needs none runs instead. On CUDA that is a memory pool of the context's own, from which workspace is
+ * taken in the stream's order.
  *
  * Returns KS_OK, KS_ERR_ARGUMENT, KS_ERR_OVERFLOW, KS_ERR_UNSUPPORTED or KS_ERR_DEVICE. */
 KS_API ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *problem, const void *x, const void *k, void *y,
                                 void *stream);
 
 /* The same by a path of the caller's: "auto", "fused", "bmm" (the fastest kernel of that family), or a kernel's name
- * such as "bmm.cpu.permute". Also KS_ERR_MEMORY, since a named kernel has no substitute. */
+ * such as "bmm.cpu.permute". Also KS_ERR_MEMORY, since a named kernel has no substitute. Arrays are checked each time. */
 KS_API ks_status ks_matmul(ks_context *ctx, const ks_problem *problem, const char *path, const void *x, const void *k,
                            void *y, void *stream);
 
 /* How much workspace ks_matmul would take from the context for this problem and path. */
 KS_API ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *problem, const char *path, size_t *bytes);
 
-/* Makes the context hold that much workspace now, so that no later call allocates. */
+/* Makes the context hold that much workspace now, so that no later call that needs no more allocates. On CUDA that holds for
+ * one stream at a time, and not for graphs, which own their memory. Waits for the device. */
 KS_API ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------
@@ -262,6 +279,7 @@ typedef struct ks_measurement {
     double energy_j;  /* of one product; NaN if not read */
     int samples;
     double measured_at_s; /* seconds since 1970, UTC */
+    double clock_hz;      /* of the device's multiprocessors meanwhile; 0 if not read */
 } ks_measurement;
 
 typedef struct ks_progress {
@@ -292,7 +310,7 @@ typedef struct ks_calibrate_options {
     const char *device, *store;                        /* as in ks_options */
     double budget_s;                                   /* 0: 60 s */
     double target_regret;                              /* stop early at this expected regret; 0: use the budget */
-    unsigned types;                                    /* bit 1u << ks_type; 0: KS_F32 alone */
+    unsigned types;                                    /* bit 1u << ks_type; 0: KS_F32, on GPUs also the halves */
     unsigned layouts;                                  /* bit 1u << ks_layout; 0: both */
     uint64_t seed;                                     /* of the acceptance problems; 0: from the clock */
     bool (*progress)(void *user, const ks_progress *); /* false stops the run: all that was measured is kept */

@@ -1,11 +1,13 @@
 /* Multiplying: decide, borrow workspace, run.
  *
- * Workspaces are blocks in a small array of atomic pointers: a call exchanges one out and puts it back, so that threads
- * never wait for each other; a block that is too small is replaced by a larger one, and from then on nothing is
- * allocated. */
+ * The CPU's workspaces are blocks in a small array of atomic pointers: a call exchanges one out and puts it back, so that
+ * threads never wait for each other; a block that is too small is replaced by a larger one, and from then on nothing is
+ * allocated. A device that works on after the call returns has a pool instead, from which memory is taken, and to which
+ * it is given back, in the order of the caller's stream. */
 #include "context.h"
 #include "error.h"
 #include "measure.h"
+#include "memory.h"
 #include "store.h"
 #include "timer.h"
 
@@ -56,6 +58,12 @@ static void give_back(ks_context *ctx, block *b)
 ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes)
 {
     if (!ctx) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    if (ctx->pool && bytes > 0) { /* what was given back, the pool keeps */
+        void *memory;
+        ks_status s = ks_memory_pool_take(&ctx->device, ctx->pool, bytes, NULL, &memory);
+        if (s == KS_OK) s = ks_memory_pool_give(&ctx->device, ctx->pool, memory, NULL);
+        return s == KS_OK ? ks_device_wait(&ctx->device) : s; /* given back to all streams, then */
+    }
     block *b = borrow(ctx, bytes);
     if (!b) return ks_fail(KS_ERR_MEMORY, "out of memory: %zu bytes of workspace", bytes);
     give_back(ctx, b);
@@ -72,10 +80,21 @@ ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *p, const char *p
     return s;
 }
 
+static ks_status run_in_pool(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args,
+                             size_t bytes)
+{
+    ks_status s = ks_memory_pool_take(&ctx->device, ctx->pool, bytes, args->stream, &args->workspace);
+    if (s != KS_OK) return s;
+    s = kernel->run(p, args);
+    ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, args->workspace, args->stream);
+    return s == KS_OK ? given : s;
+}
+
 static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
     const size_t bytes = kernel->workspace_bytes(p, &ctx->device);
     block *b = NULL;
+    if (bytes > 0 && ctx->pool) return run_in_pool(ctx, p, kernel, args, bytes);
     if (bytes > 0 && !(b = borrow(ctx, bytes)))
         return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", kernel->name, bytes);
     args->workspace = b ? (char *)b + HEADER : NULL;
@@ -101,15 +120,37 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+typedef struct timed_run {
+    ks_context *ctx;
+    const ks_problem *problem;
+    const ks_kernel *kernel;
+    ks_run_args args;
+} timed_run;
+
+static ks_status run_timed(void *user, int index, void *stream)
+{
+    timed_run *t = user;
+    (void)index;
+    t->args.stream = stream;
+    return run(t->ctx, t->problem, t->kernel, &t->args);
+}
+
 /* KS_MEASURE: races the candidates that may be fastest on the caller's own arrays (every one of them computes the
- * right y), within the budget; remembers and stores the result. Inputs are warm here, unlike in a calibration. */
-static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args *args)
+ * right y), within the budget; remembers and stores the result. Inputs are warm here, unlike in a calibration. On a
+ * device with streams the race runs on a stream of its own, after all earlier work on the device; a device's first run of
+ * a kernel pays for much else (loading it, above all), so it is not counted. */
+static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run_args *args)
 {
     ks_prediction predicted[KS_MAX_KERNELS];
     double samples[KS_MAX_KERNELS][FIRST_USE_ROUNDS];
     int taken[KS_MAX_KERNELS] = {0};
     bool measured;
+    if (ks_stream_capturing(&ctx->device, args->stream)) return;
     if (pthread_mutex_trylock(&ctx->measuring) != 0) return; /* another thread measures: predict this time */
+    if (ks_device_wait(&ctx->device) != KS_OK) {
+        pthread_mutex_unlock(&ctx->measuring);
+        return;
+    }
     const int count = ks_context_predict(ctx, p, false, predicted, &measured);
     const double start = ks_now_s();
     const double best = count ? predicted[ks_prediction_best(predicted, count)].log_time : 0;
@@ -117,8 +158,11 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, ks_run_args 
         for (int q = 0; q < count; q++) {
             const double expected = exp(predicted[q].log_time), left = ctx->measure_budget_s - (ks_now_s() - start);
             if (predicted[q].log_time > best + 1.5 || 2 * expected > left) continue;
-            const double before = ks_now_s();
-            if (run(ctx, p, predicted[q].kernel, args) == KS_OK) samples[q][taken[q]++] = ks_now_s() - before;
+            timed_run timed = {ctx, p, predicted[q].kernel, *args};
+            double time;
+            if (round == 0 && ctx->pool && ks_device_time(&ctx->device, run_timed, &timed, 1, &time) != KS_OK)
+                continue;
+            if (ks_device_time(&ctx->device, run_timed, &timed, 1, &time) == KS_OK) samples[q][taken[q]++] = time;
         }
     ks_prediction seen[KS_MAX_KERNELS];
     int raced = 0;
@@ -159,13 +203,24 @@ static ks_status check(const ks_context *ctx, const ks_problem *p, const void *x
     return s;
 }
 
+/* Whether the device can reach the arrays: asked at a problem's first use, since it costs a good part of a launch. */
+static ks_status check_arrays(const ks_context *ctx, const ks_run_args *args)
+{
+    ks_status s = ks_memory_check(&ctx->device, args->x, "x");
+    if (s == KS_OK) s = ks_memory_check(&ctx->device, args->k, "k");
+    return s == KS_OK ? ks_memory_check(&ctx->device, args->y, "y") : s;
+}
+
 ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, const void *k, void *y, void *stream)
 {
     ks_status s = check(ctx, p, x, k, y);
     if (s != KS_OK) return s;
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
-    if ((ctx->flags & KS_MEASURE) && !ks_context_recall(ctx, p)) measure_first_use(ctx, p, &args);
-    const ks_kernel *kernel = ks_context_choose(ctx, p);
+    const ks_kernel *kernel = ks_context_recall(ctx, p);
+    if (!kernel || ctx->check_arrays) s = check_arrays(ctx, &args);
+    if (s != KS_OK) return s;
+    if (!kernel && (ctx->flags & KS_MEASURE)) measure_first_use(ctx, p, &args);
+    if (!kernel) kernel = ks_context_choose(ctx, p);
     if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
     s = run(ctx, p, kernel, &args);
     if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
@@ -181,5 +236,6 @@ ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, cons
     if (s == KS_OK) s = ks_context_resolve(ctx, p, path, &kernel);
     if (s != KS_OK) return s;
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
-    return run(ctx, p, kernel, &args);
+    s = check_arrays(ctx, &args);
+    return s == KS_OK ? run(ctx, p, kernel, &args) : s;
 }

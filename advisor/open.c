@@ -4,6 +4,7 @@
  * and the next rung of the ladder serves. */
 #include "context.h"
 #include "error.h"
+#include "memory.h"
 #include "seeds.h"
 #include "store.h"
 
@@ -50,15 +51,14 @@ static bool no_model(void *user, const ks_model_row *row)
 
 static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *store)
 {
-    ks_device cpu;
-    ks_device_cpu(&cpu);
-    if (!wanted || !*wanted || strcmp(wanted, "cpu") == 0 || strcmp(wanted, cpu.name) == 0) {
-        ctx->device = cpu, ctx->here = true;
-        return KS_OK;
-    }
-    if (strncmp(wanted, "cuda", 4) == 0)
-        return ks_fail(KS_ERR_DEVICE, "device \"%s\" is not available: this build has no CUDA backend", wanted);
+    ks_status found = ks_device_find(wanted, &ctx->device);
+    ctx->here = found == KS_OK;
+    if (found != KS_ERR_NO_DATA) return found;
     search s = {.text = wanted};
+    for (int i = 0; i < ks_cuda_count(NULL); i++) {
+        ks_device device;
+        if (ks_device_cuda(i, &device) == KS_OK) visit_device(&s, &device);
+    }
     if (store) ks_store_each_device(store, visit_device, &s);
     size_t count;
     const ks_seed *seeds = ks_seeds(&count);
@@ -67,10 +67,11 @@ static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *stor
         if (ks_seed_read(&seeds[i], &device, no_model, NULL) == KS_OK) visit_device(&s, &device);
     }
     if (!s.exact && s.partial != 1)
-        return ks_fail(KS_ERR_DEVICE, "device \"%s\" is %s; valid: cpu, or a name that `ksauto devices` lists",
-                       wanted, s.partial ? "the name of several" : "unknown");
-    ctx->here = strcmp(s.found.name, cpu.name) == 0;
-    ctx->device = ctx->here ? cpu : s.found;
+        return ks_fail(KS_ERR_DEVICE,
+                       "device \"%s\" is %s; valid: cpu, cuda:0, ..., or a name that `ksauto devices` lists", wanted,
+                       s.partial ? "the name of several" : "unknown");
+    ctx->here = ks_device_find(s.found.name, &ctx->device) == KS_OK;
+    if (!ctx->here) ctx->device = s.found;
     return KS_OK;
 }
 
@@ -190,11 +191,14 @@ ks_status ks_open(ks_context **out, const ks_options *options)
     ctx->measure_budget_s = options->measure_budget_s > 0 ? options->measure_budget_s : 0.1;
     const char *explain = getenv("KSAUTO_EXPLAIN");
     ctx->explain = explain && strcmp(explain, "1") == 0;
+    const char *check_arrays = getenv("KSAUTO_CHECK");
+    ctx->check_arrays = check_arrays && strcmp(check_arrays, "1") == 0;
     for (int t = 0; t < KS_NTYPES; t++)
         for (int l = 0; l < KS_NLAYOUTS; l++) ctx->known[t][l].source = KS_FROM_COST_MODEL;
 
     ks_store *store = open_store(ctx, options);
     ks_status s = find_device(ctx, options->device, store);
+    if (s == KS_OK && ctx->here) s = ks_memory_pool_open(&ctx->device, &ctx->pool);
     if (s == KS_OK) {
         if (store) read_store(ctx, store);
         read_seeds(ctx);
@@ -218,6 +222,7 @@ void ks_close(ks_context *ctx)
             ks_cases_free(&ctx->known[t][l].cases);
         }
     for (int i = 0; i < WORKSPACES; i++) free(atomic_load(&ctx->workspace[i]));
+    ks_memory_pool_close(&ctx->device, ctx->pool);
     pthread_mutex_destroy(&ctx->measuring);
     free(ctx->store_path);
     free(ctx->memo);

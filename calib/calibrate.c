@@ -198,10 +198,10 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
     run r = {.options = options ? options : &defaults, .report = report ? report : &unused, .expected_regret = NAN};
     *r.report = (ks_calibrate_report){0};
     const double budget_s = r.options->budget_s != 0 ? r.options->budget_s : budget_default_s;
-    const unsigned types = r.options->types ? r.options->types : 1u << KS_F32;
     const unsigned layouts = r.options->layouts ? r.options->layouts : (1u << KS_NLAYOUTS) - 1;
     char path[4096];
-    if (types >> KS_NTYPES) return ks_fail(KS_ERR_ARGUMENT, "types is %#x, has bits beyond %d", types, KS_NTYPES - 1);
+    if (r.options->types >> KS_NTYPES)
+        return ks_fail(KS_ERR_ARGUMENT, "types is %#x, has bits beyond %d", r.options->types, KS_NTYPES - 1);
     if (layouts >> KS_NLAYOUTS)
         return ks_fail(KS_ERR_ARGUMENT, "layouts is %#x, has bits beyond %d", layouts, KS_NLAYOUTS - 1);
     if (!(budget_s > 0 && budget_s < 1e7))
@@ -210,13 +210,19 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
     if (!(r.options->target_regret >= 0))
         return ks_fail(KS_ERR_ARGUMENT, "target_regret is %g, must be >= 0", r.options->target_regret);
 
-    ks_device_cpu(&r.device);
-    if (r.options->device && strcmp(r.options->device, "cpu") != 0 && strcmp(r.options->device, r.device.name) != 0)
-        return ks_fail(KS_ERR_DEVICE, "device \"%s\" cannot be measured here; valid: cpu", r.options->device);
+    ks_status s = ks_device_find(r.options->device, &r.device);
+    if (s == KS_ERR_NO_DATA)
+        s = ks_fail(KS_ERR_DEVICE, "device \"%s\" cannot be measured here; valid: cpu, cuda:0, ...",
+                    r.options->device);
+    if (s != KS_OK) return s;
+    const unsigned all_gpu_types = 1u << KS_F32 | 1u << KS_F16 | 1u << KS_BF16;
+    const unsigned types = r.options->types              ? r.options->types
+                           : r.device.backend == KS_CUDA ? all_gpu_types
+                                                         : 1u << KS_F32;
     r.start_s = ks_now_s(), r.end_s = r.start_s + budget_s;
     uint64_t random = r.options->seed ? r.options->seed : (uint64_t)(ks_clock_s() * 1e9);
 
-    ks_status s = ks_store_path(r.options->store, path, sizeof path);
+    s = ks_store_path(r.options->store, path, sizeof path);
     if (s == KS_OK) s = ks_store_open(&r.store, path, KS_STORE_WRITE);
     if (s == KS_OK) s = prepare_device(&r);
     int left = __builtin_popcount(types) * __builtin_popcount(layouts);

@@ -2,7 +2,8 @@
  *
  * Sizes are drawn on a logarithmic scale over what people use: mostly products of 2 and 3, as in the published
  * patterns, the rest any whole number; b and c mostly 16 and more; a = 1 and d = 1, the ends that behave differently,
- * have a share of their own. */
+ * have a share of their own. A GPU is given more: larger batches, and now and then the long ends of a and d, where the
+ * published patterns have a = 4096 and d = 14336. */
 #include "design.h"
 #include "error.h"
 
@@ -12,7 +13,15 @@
 
 enum { SPACE = 8, CANDIDATES = 40 };
 
-static const double most_b = 1024, most_a = 64, most_d = 128, most_batch = 32768;
+/* The largest sizes; most of the draws of a and d stay below the common ones. */
+typedef struct ranges {
+    double common_a, most_a, most_b, most_c, common_d, most_d, most_batch;
+} ranges;
+
+static const ranges cpu_ranges = {64, 64, 1024, 1024, 128, 128, 32768};
+static const ranges gpu_ranges = {128, 4096, 4096, 4096, 128, 16384, 131072};
+
+static const double common_share = 0.9, most_share_of_memory = 1.0 / 8;
 
 struct ks_design {
     ks_device device;
@@ -37,22 +46,37 @@ static double block_size(double u)
     return u < 0.1 ? u * 10 * 0.4 : 0.4 + (u - 0.1) / 0.9 * 0.6;
 }
 
+/* u in [0,1) to the same for a size on the scale up to `most`, with the common share of all draws up to `common`. */
+static double with_long_end(double u, double common, double most)
+{
+    const double knee = log2(common + 1) / log2(most + 1);
+    if (knee >= 1) return u;
+    return u < common_share ? u / common_share * knee : knee + (u - common_share) / (1 - common_share) * (1 - knee);
+}
+
 /* A point of the unit cube to a problem. */
 static void problem_from(const ks_design *d, const double u[SPACE], ks_problem *p)
 {
     const bool nice = u[5] < 0.75;
+    const ranges *r = d->device.backend == KS_CUDA ? &gpu_ranges : &cpu_ranges;
     *p = (ks_problem){.type = d->type, .layout = d->layout};
-    p->a = u[6] < 0.3 ? 1 : size_from(u[0], most_a, nice);
-    p->b = size_from(block_size(u[1]), most_b, nice);
-    p->c = size_from(block_size(u[2]), most_b, nice);
-    p->d = u[7] < 0.35 ? 1 : size_from(u[3], most_d, nice);
-    p->batch = size_from(u[4], most_batch, nice);
+    p->a = u[6] < 0.3 ? 1 : size_from(with_long_end(u[0], r->common_a, r->most_a), r->most_a, nice);
+    p->b = size_from(block_size(u[1]), r->most_b, nice);
+    p->c = size_from(block_size(u[2]), r->most_c, nice);
+    p->d = u[7] < 0.35 ? 1 : size_from(with_long_end(u[3], r->common_d, r->most_d), r->most_d, nice);
+    p->batch = size_from(u[4], r->most_batch, nice);
+}
+
+static bool too_large(const ks_design *d, const ks_problem *p)
+{
+    const double memory = (double)d->device.memory_bytes * most_share_of_memory;
+    return ks_roofline_s(&d->device, p) > d->most_s || (memory > 0 && ks_problem_bytes(p) > memory);
 }
 
 /* Too large a problem gets a smaller batch, or, failing that, smaller blocks. */
 static void bound(const ks_design *d, ks_problem *p)
 {
-    while (ks_roofline_s(&d->device, p) > d->most_s) {
+    while (too_large(d, p)) {
         int64_t *largest = &p->b;
         if (p->c > *largest) largest = &p->c;
         if (p->batch > 16) largest = &p->batch;

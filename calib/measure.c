@@ -1,9 +1,9 @@
-/* The protocol of measure.h. Inputs and outputs have an arena each: outputs never become inputs, so the inputs stay the
- * well-behaved numbers they were filled with, whatever the type they are read as. */
+/* The protocol of measure.h, on any device: memory and time come from memory.h. Inputs and outputs have an arena each:
+ * outputs never become inputs, so the inputs stay the well-behaved numbers they were filled with, whatever the type they
+ * are read as. */
 #include "measure.h"
 #include "error.h"
-#include "fused_core.h"
-#include "pool.h"
+#include "memory.h"
 #include "ref_cpu.h"
 #include "timer.h"
 
@@ -12,12 +12,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 64, CHECKED_OUTPUTS = 24 };
+enum { ALIGN = 256, CHECKED_OUTPUTS = 24, MOST_CALLS = 64 };
 
 static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
 static const double sample_long_s = 1e-3;   /* one sample this long tells who is far behind; of shorter ones, three */
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
+static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
 typedef struct arena {
     char *memory;
@@ -29,6 +30,8 @@ struct ks_measurer {
     arena in, out;
     void *workspace;
     size_t workspace_bytes;
+    void *fetched; /* host memory: what a check looks at */
+    size_t fetched_bytes;
     uint64_t random;
 };
 
@@ -45,25 +48,25 @@ static size_t round_up(size_t bytes)
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static bool arena_grow(arena *a, size_t bytes)
+static ks_status grow(const ks_device *device, void **memory, size_t *has, size_t bytes)
 {
-    if (a->bytes >= bytes) return true;
-    free(a->memory);
-    a->bytes = a->next = 0;
-    a->memory = aligned_alloc(ALIGN, round_up(bytes));
-    if (!a->memory) return false;
-    a->bytes = round_up(bytes);
-    return true;
+    ks_memory_free(device, *memory);
+    *memory = NULL, *has = 0;
+    ks_status s = ks_memory_alloc(device, round_up(bytes), memory);
+    if (s == KS_OK) *has = round_up(bytes);
+    return s;
 }
 
-/* Every 16 bits are a sign and 0x3e00..0x3fff: as float16 that is 1.5 to 2 in magnitude, and as bfloat16, float32 and
- * float64 (the upper 16 bits decide) between 0.1 and 2, 0.1 and 2, and 1e-9 and 2: ordinary numbers in every type. */
-static void fill(ks_measurer *m, arena *a)
+/* Grows an arena and fills it: inputs with ordinary numbers. */
+static ks_status arena_grow(ks_measurer *m, arena *a, size_t bytes)
 {
-    for (size_t i = 0; i + 8 <= a->bytes; i += 8) {
-        uint64_t word = (next_random(m) & 0x81ff81ff81ff81ffu) | 0x3e003e003e003e00u;
-        memcpy(a->memory + i, &word, 8);
-    }
+    void *memory = a->memory;
+    if (a->bytes >= bytes) return KS_OK;
+    ks_status s = grow(&m->device, &memory, &a->bytes, bytes);
+    a->memory = memory, a->next = 0;
+    if (s != KS_OK) return s;
+    return a == &m->in ? ks_memory_randomise(&m->device, a->memory, a->bytes, next_random(m))
+                       : ks_memory_set(&m->device, a->memory, 0x3e, a->bytes);
 }
 
 /* The next stretch of the arena: each call returns other memory until all of it was used. */
@@ -75,11 +78,15 @@ static char *arena_take(arena *a, size_t bytes)
     return at;
 }
 
-static size_t last_level(const ks_device *device)
+/* What an arena holds at least. A GPU's cache holds what was written last, too, and its memory is fast and large. */
+static size_t arena_bytes(const ks_device *device)
 {
+    const bool gpu = device->backend == KS_CUDA;
     int64_t cache = device->l3_bytes > device->l2_bytes ? device->l3_bytes : device->l2_bytes;
-    int64_t most = device->memory_bytes / 16, wanted = cache > 32 << 20 ? cache : 32 << 20;
-    return (size_t)(most > 0 && wanted > most ? most : wanted);
+    int64_t least = gpu ? 256 << 20 : 32 << 20, most = device->memory_bytes / 16;
+    if (gpu) cache *= 4;
+    if (cache > least) least = cache;
+    return (size_t)(most > 0 && least > most ? most : least);
 }
 
 ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device)
@@ -88,22 +95,21 @@ ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device)
     if (!m) return ks_fail(KS_ERR_MEMORY, "out of memory opening the measurer");
     m->device = *device;
     m->random = (uint64_t)(ks_clock_s() * 1e6);
-    if (!arena_grow(&m->in, last_level(device)) || !arena_grow(&m->out, last_level(device))) {
-        ks_measurer_close(m);
-        *measurer = NULL;
-        return ks_fail(KS_ERR_MEMORY, "out of memory: measuring needs %zu bytes twice", last_level(device));
-    }
-    fill(m, &m->in);
-    memset(m->out.memory, 0x3e, m->out.bytes);
-    return KS_OK;
+    ks_status s = arena_grow(m, &m->in, arena_bytes(device));
+    if (s == KS_OK) s = arena_grow(m, &m->out, arena_bytes(device));
+    if (s == KS_OK) return KS_OK;
+    ks_measurer_close(m);
+    *measurer = NULL;
+    return s == KS_ERR_MEMORY ? ks_fail(s, "out of memory: measuring needs %zu bytes twice", arena_bytes(device)) : s;
 }
 
 void ks_measurer_close(ks_measurer *m)
 {
     if (!m) return;
-    free(m->in.memory);
-    free(m->out.memory);
-    free(m->workspace);
+    ks_memory_free(&m->device, m->in.memory);
+    ks_memory_free(&m->device, m->out.memory);
+    ks_memory_free(&m->device, m->workspace);
+    free(m->fetched);
     free(m);
 }
 
@@ -121,20 +127,14 @@ static ks_status make_room(ks_measurer *m, const ks_problem *p, const ks_kernel 
     if (m->device.memory_bytes > 0 && total > 0.7 * (double)m->device.memory_bytes)
         return ks_fail(KS_ERR_MEMORY, "measuring needs %.3g bytes, the machine has %.3g", total,
                        (double)m->device.memory_bytes);
-    const size_t in_before = m->in.bytes, out_before = m->out.bytes;
-    if (!arena_grow(&m->in, 2 * in) || !arena_grow(&m->out, 2 * y))
-        return ks_fail(KS_ERR_MEMORY, "out of memory: measuring needs %.3g bytes", total);
-    if (m->in.bytes != in_before) fill(m, &m->in);
-    if (m->out.bytes != out_before) memset(m->out.memory, 0x3e, m->out.bytes);
-    if (workspace > m->workspace_bytes) {
-        free(m->workspace);
-        m->workspace_bytes = 0;
-        m->workspace = aligned_alloc(ALIGN, round_up(workspace));
-        if (!m->workspace) return ks_fail(KS_ERR_MEMORY, "out of memory: %zu bytes of workspace", workspace);
-        m->workspace_bytes = round_up(workspace);
-        memset(m->workspace, 0, m->workspace_bytes);
+    ks_status s = ks_device_wait(&m->device); /* a device that an earlier kernel has broken measures nothing more */
+    if (s == KS_OK) s = arena_grow(m, &m->in, 2 * in);
+    if (s == KS_OK) s = arena_grow(m, &m->out, 2 * y);
+    if (s == KS_OK && workspace > m->workspace_bytes) {
+        s = grow(&m->device, &m->workspace, &m->workspace_bytes, workspace);
+        if (s == KS_OK) s = ks_memory_set(&m->device, m->workspace, 0, m->workspace_bytes);
     }
-    return KS_OK;
+    return s == KS_ERR_MEMORY ? ks_fail(s, "out of memory: measuring needs %.3g bytes", total) : s;
 }
 
 static ks_run_args next_arrays(ks_measurer *m, const ks_problem *p)
@@ -146,15 +146,27 @@ static ks_run_args next_arrays(ks_measurer *m, const ks_problem *p)
     return (ks_run_args){.device = &m->device, .x = in, .k = in + x, .y = y, .workspace = m->workspace};
 }
 
+typedef struct turn {
+    ks_measurer *measurer;
+    const ks_problem *problem;
+    const ks_kernel *kernel;
+} run_job;
+
+static ks_status run_once(void *user, int index, void *stream)
+{
+    const run_job *t = user;
+    ks_run_args args = next_arrays(t->measurer, t->problem);
+    (void)index;
+    args.stream = stream;
+    return t->kernel->run(t->problem, &args);
+}
+
 /* Seconds of `calls` runs in a row, or a negative number if one failed. */
 static double timed(ks_measurer *m, const ks_problem *p, const ks_kernel *kernel, int calls)
 {
-    double start = ks_now_s();
-    for (int i = 0; i < calls; i++) {
-        ks_run_args args = next_arrays(m, p);
-        if (kernel->run(p, &args) != KS_OK) return -1;
-    }
-    return ks_now_s() - start;
+    run_job t = {m, p, kernel};
+    double seconds;
+    return ks_device_time(&m->device, run_once, &t, calls, &seconds) == KS_OK ? seconds : -1;
 }
 
 /* Relative error that sums of c terms in float32 (float64) and one rounding to the type can have. */
@@ -166,28 +178,56 @@ static double tolerance(const ks_problem *p)
     return rounding[p->type] + ((double)p->c + 8) * unit;
 }
 
+/* Fetches what the checked outputs are made of, and the outputs: for each c elements of x, then for each c elements of k,
+ * then each one's y. */
+static ks_status fetch(ks_measurer *m, const ks_problem *p, const ks_run_args *args, const int64_t *index)
+{
+    const size_t size = ks_type_bytes(p->type), each = CHECKED_OUTPUTS * (size_t)p->c * size;
+    const size_t needed = 2 * each + CHECKED_OUTPUTS * size;
+    int64_t x_at[CHECKED_OUTPUTS], k_at[CHECKED_OUTPUTS], x_step = 0;
+    if (m->fetched_bytes < needed) {
+        free(m->fetched);
+        m->fetched = malloc(needed);
+        m->fetched_bytes = m->fetched ? needed : 0;
+        if (!m->fetched) return ks_fail(KS_ERR_MEMORY, "out of memory: checking needs %zu bytes", needed);
+    }
+    for (int i = 0; i < CHECKED_OUTPUTS; i++) {
+        const ks_ref_place place = ks_ref_place_of(p, index[i]);
+        x_at[i] = place.x_at, k_at[i] = place.k_at, x_step = place.x_step;
+    }
+    char *x = m->fetched, *k = x + each, *y = k + each;
+    ks_status s = ks_memory_gather(&m->device, x, args->x, size, x_at, CHECKED_OUTPUTS, x_step, p->c);
+    if (s == KS_OK) s = ks_memory_gather(&m->device, k, args->k, size, k_at, CHECKED_OUTPUTS, 1, p->c);
+    if (s == KS_OK) s = ks_memory_gather(&m->device, y, args->y, size, index, CHECKED_OUTPUTS, 1, 1);
+    return s;
+}
+
 /* Runs the kernel once and compares outputs, the first and the last among them, with the reference. */
 static ks_status check(ks_measurer *m, const ks_problem *p, const ks_kernel *kernel, double *first_s, char *reason,
                        size_t size)
 {
     ks_run_args args = next_arrays(m, p);
     const int64_t count = ks_y_count(p);
-    const size_t bytes = ks_type_bytes(p->type);
+    const size_t bytes = ks_type_bytes(p->type), row = (size_t)p->c * bytes;
     int64_t index[CHECKED_OUTPUTS];
-    for (int i = 0; i < CHECKED_OUTPUTS; i++) {
+    ks_status s = KS_OK;
+    for (int i = 0; s == KS_OK && i < CHECKED_OUTPUTS; i++) { /* NaN: what is not written is found */
         index[i] = i == 0 ? 0 : i == 1 ? count - 1 : (int64_t)(next_random(m) % (uint64_t)count);
-        memset((char *)args.y + (size_t)index[i] * bytes, 0xff, bytes); /* NaN: what is not written is found */
+        s = ks_memory_set(&m->device, (char *)args.y + (size_t)index[i] * bytes, 0xff, bytes);
     }
     double start = ks_now_s();
-    ks_status s = kernel->run(p, &args);
+    if (s == KS_OK) s = kernel->run(p, &args);
+    if (s == KS_OK) s = ks_device_wait(&m->device);
     *first_s = ks_now_s() - start;
+    if (s == KS_OK) s = fetch(m, p, &args, index);
     if (s != KS_OK) {
         snprintf(reason, size, "%s", ks_status_message(s));
         return s;
     }
+    const char *x = m->fetched, *k = x + CHECKED_OUTPUTS * row, *y = k + CHECKED_OUTPUTS * row;
     for (int i = 0; i < CHECKED_OUTPUTS; i++) {
-        double scale, want = ks_ref_output(p, args.x, args.k, index[i], &scale);
-        double got = ks_load(p->type, args.y, index[i]);
+        double scale, want = ks_ref_dot(p->type, p->c, x + (size_t)i * row, 1, k + (size_t)i * row, &scale);
+        double got = ks_load(p->type, y, i);
         if (!(fabs(got - want) <= tolerance(p) * scale) && !(p->type == KS_F16 && fabs(want) > 65000)) {
             snprintf(reason, size, "wrong result: output %lld is %g, must be %g", (long long)index[i], got, want);
             return KS_ERR_WRONG_RESULT;
@@ -226,6 +266,32 @@ static const char *decided(const double *best, const double *second, int count)
     return NULL;
 }
 
+/* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there
+ * the flops are held against the fastest type. */
+static double floor_s(const ks_device *device, const ks_problem *p)
+{
+    if (device->copy_bytes_per_s <= 0 || device->gemm_flops_per_s[p->type] <= 0 || ks_problem_bytes(p) <= 1e6)
+        return 0;
+    ks_device fastest = *device;
+    for (int t = 0; device->backend == KS_CUDA && t < KS_NTYPES; t++)
+        fastest.gemm_flops_per_s[p->type] = fmax(fastest.gemm_flops_per_s[p->type], device->gemm_flops_per_s[t]);
+    return floor_share * ks_roofline_s(&fastest, p);
+}
+
+/* Joules of one product, NaN where the device does not tell. */
+static double energy_of(ks_measurer *m, const ks_problem *p, const ks_kernel *kernel, double time_s)
+{
+    ks_device_state before, after;
+    const int calls = (int)fmin(fmax(0.02 / time_s, 1), MOST_CALLS);
+    int64_t runs = 0;
+    if (timed(m, p, kernel, calls) < 0) return NAN; /* the draw of what ran before has died away */
+    ks_device_state_read(&m->device, &before);
+    for (double start = ks_now_s(); !isnan(before.energy_j) && ks_now_s() - start < energy_least_s; runs += calls)
+        if (timed(m, p, kernel, calls) < 0) return NAN;
+    ks_device_state_read(&m->device, &after);
+    return (after.energy_j - before.energy_j) / (double)runs;
+}
+
 ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
                      const ks_measure_limits *limits, ks_measurement *out, double *raw)
 {
@@ -250,10 +316,10 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         double first_s;
         out[q].status = check(m, p, kernels[q], &first_s, out[q].reason, sizeof out[q].reason);
         if (out[q].status != KS_OK) continue;
-        if (first_s < 100 * sample_least_s)
+        if (first_s < 100 * sample_least_s || m->device.backend != KS_CPU)
             first_s = timed(m, p, kernels[q], 1); /* the first run pays for much else */
         calls[q] = first_s >= sample_least_s ? 1 : (int)(sample_least_s / (fabs(first_s) + 1e-7)) + 1;
-        if (calls[q] > 64) calls[q] = 64;
+        if (calls[q] > MOST_CALLS) calls[q] = MOST_CALLS;
     }
 
     const char *why = "sample limit";
@@ -295,6 +361,8 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         }
     }
 
+    ks_device_state state;
+    ks_device_state_read(&m->device, &state);
     for (int q = 0; q < count; q++) {
         if (raw) memcpy(raw + q * KS_MAX_SAMPLES, own[q], (size_t)out[q].samples * sizeof *raw);
         if (out[q].status != KS_OK || out[q].samples == 0) {
@@ -304,56 +372,78 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         out[q].time_s = quantile(own[q], out[q].samples, 0.5);
         out[q].spread =
             (quantile(own[q], out[q].samples, 0.75) - quantile(own[q], out[q].samples, 0.25)) / 2 / out[q].time_s;
-        snprintf(out[q].reason, sizeof out[q].reason, "%s", why);
-        if (m->device.copy_bytes_per_s > 0 && m->device.gemm_flops_per_s[p->type] > 0 && ks_problem_bytes(p) > 1e6 &&
-            out[q].time_s < floor_share * ks_roofline_s(&m->device, p)) {
+        out[q].clock_hz = state.clock_hz;
+        snprintf(out[q].reason, sizeof out[q].reason, "%s%s%s", why, *state.throttle ? "; clock held down: " : "",
+                 state.throttle);
+        if (out[q].time_s < floor_s(&m->device, p)) {
             snprintf(out[q].reason, sizeof out[q].reason, "%.3g s is below the physical floor", out[q].time_s);
             out[q].status = KS_ERR_WRONG_RESULT, out[q].time_s = NAN;
+            continue;
         }
+        if (limits && limits->energy) out[q].energy_j = energy_of(m, p, kernels[q], out[q].time_s);
     }
     return KS_OK;
 }
 
 typedef struct copy_job {
-    char *to;
-    const char *from;
-    size_t piece, bytes;
+    const ks_device *device;
+    void *to;
+    const void *from;
+    size_t bytes;
 } copy_job;
 
-static void copy_task(void *arg, int64_t index, int thread)
+static ks_status copy_once(void *user, int index, void *stream)
 {
-    (void)thread;
-    const copy_job *job = arg;
-    const size_t at = (size_t)index * job->piece, left = job->bytes - at;
-    ks_fused_copy(job->to + at, job->from + at, left < job->piece ? left : job->piece);
+    const copy_job *job = user;
+    (void)index;
+    return ks_memory_copy_kernel(job->device, job->to, job->from, job->bytes, stream);
 }
 
-double ks_measure_copy_s(ks_measurer *m, size_t bytes)
+/* A GPU copies 256 MB in the time of a few waves of blocks: a longer run shows its rate. Where that is not to be had, what
+ * there is must do. */
+static ks_status measure_copy_rate(ks_measurer *m, double *bytes_per_s)
 {
-    if (bytes > m->in.bytes) bytes = m->in.bytes;
-    if (bytes > m->out.bytes) bytes = m->out.bytes;
-    copy_job job = {m->out.memory, m->in.memory, 1 << 20, bytes};
-    double start = ks_now_s();
-    ks_pool_run((int64_t)((bytes + job.piece - 1) / job.piece), true, copy_task, &job);
-    return ks_now_s() - start;
+    const size_t wanted = (size_t)1 << 30;
+    const bool roomy = m->device.backend == KS_CUDA && m->device.memory_bytes > (int64_t)(16 * wanted);
+    ks_status s = roomy ? arena_grow(m, &m->in, wanted) : KS_OK;
+    if (s == KS_OK && roomy) s = arena_grow(m, &m->out, wanted);
+    const size_t bytes = m->in.bytes < m->out.bytes ? m->in.bytes : m->out.bytes;
+    copy_job job = {&m->device, m->out.memory, m->in.memory, bytes};
+    double best = INFINITY;
+    for (int i = 0; s == KS_OK && i < 6; i++) {
+        double time;
+        s = ks_device_time(&m->device, copy_once, &job, 1, &time);
+        if (s == KS_OK && time > 0) best = fmin(best, time);
+    }
+    if (s == KS_OK) *bytes_per_s = 2.0 * (double)bytes / best;
+    return s;
+}
+
+/* The kernels whose rate on a dense problem is the device's GEMM rate. */
+static int dense_kernels(const ks_problem *p, const ks_device *device, const ks_kernel *kernels[KS_MAX_KERNELS])
+{
+    const int count = ks_kernels_for(p, device, kernels);
+    int kept = 0;
+    if (device->backend == KS_CPU) return count;
+    for (int q = 0; q < count; q++)
+        if (kernels[q]->family == KS_BMM) kernels[kept++] = kernels[q];
+    return kept ? kept : count; /* no BLAS: the kernels there are */
 }
 
 ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
 {
-    double best = INFINITY;
-    for (int i = 0; i < 6; i++) {
-        const size_t bytes = m->in.bytes < m->out.bytes ? m->in.bytes : m->out.bytes;
-        const double time = ks_measure_copy_s(m, bytes);
-        if (time > 0) best = fmin(best, time / (2.0 * (double)bytes));
-    }
-    device->copy_bytes_per_s = m->device.copy_bytes_per_s = 1 / best;
+    ks_status s = measure_copy_rate(m, &device->copy_bytes_per_s);
+    if (s != KS_OK) return s;
+    m->device.copy_bytes_per_s = device->copy_bytes_per_s;
     const ks_measure_limits limits = {.min_samples = 3, .max_samples = 3};
     for (int t = 0; t < KS_NTYPES; t++) {
-        const ks_problem p = {1, 1536, 1536, 1, 1536, (ks_type)t, KS_BATCH_LAST, KS_MATH_F32};
+        const bool half = t == KS_F16 || t == KS_BF16;
+        const int64_t side = device->backend == KS_CPU ? 1536 : half ? 8192 : 4096;
+        const ks_problem p = {1, side, side, 1, side, (ks_type)t, KS_BATCH_LAST, KS_MATH_F32};
         const ks_kernel *kernels[KS_MAX_KERNELS];
         ks_measurement out[KS_MAX_KERNELS];
-        const int count = ks_kernels_for(&p, &m->device, kernels);
-        ks_status s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
+        const int count = dense_kernels(&p, &m->device, kernels);
+        s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
         if (s != KS_OK) return s;
         for (int q = 0; q < count; q++) {
             const double rate = ks_problem_flops(&p) / out[q].time_s;

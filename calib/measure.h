@@ -15,7 +15,7 @@ typedef struct ks_measurer ks_measurer;
 enum { KS_MAX_SAMPLES = 64 };
 
 /* Takes the memory that inputs and outputs rotate through (twice the last-level cache, at most an eighth of the
- * machine's memory; more only for a problem that needs it). */
+ * machine's memory; more only for a problem that needs it). The memory is the device's. */
 ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device);
 void ks_measurer_close(ks_measurer *measurer);
 
@@ -23,6 +23,7 @@ typedef struct ks_measure_limits {
     double max_s;                 /* stop sampling after this long; 0: no limit */
     int min_samples, max_samples; /* of each kernel still in the race; <= KS_MAX_SAMPLES; 0: 5 and 25 */
     bool full_race;               /* keep sampling kernels that are far behind, too */
+    bool energy;                  /* then run each kernel a third of a second more and read the energy counter */
 } ks_measure_limits;
 
 /* Measures `count` kernels. out[q] describes kernels[q]: status, reason, median, spread, samples. raw, if not NULL, holds
@@ -31,11 +32,10 @@ ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_
                      const ks_measure_limits *limits, ks_measurement *out, double *raw);
 
 /* Measures the device's copy rate, and its GEMM rate for each type as the best that any kernel of the table reaches on a
- * dense problem (1,1536,1536,1) of batch 1536. Fills in both in *device and in the measurer's own copy of it. */
+ * dense problem: (1,1536,1536,1) of batch 1536 on a CPU. On a GPU it is 4096, or 8192 for the half types, and a bmm kernel,
+ * so that the rate is the BLAS's own: a fused kernel may do a float32 product by three faster ones. Fills in both in
+ * *device and in the measurer's own copy of it. */
 ks_status ks_measure_rates(ks_measurer *measurer, ks_device *device);
-
-/* Time of one copy of `bytes` read and `bytes` written over the whole team, by whole vectors past the caches. */
-double ks_measure_copy_s(ks_measurer *measurer, size_t bytes);
 
 /* Two results closer than this are a tie. */
 #define KS_TIE 0.02

@@ -51,12 +51,15 @@ double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS])
 
 void ks_cost_assume(const ks_device *device, ks_type type, double cost[KS_NTERMS])
 {
+    /* A GPU's multiprocessor moves some 32 elements a clock through shared memory; a wave of tiles starts and ends in about
+     * the memory's latency. */
     const bool gpu = device->backend == KS_CUDA;
+    const double units = device->units > 0 ? device->units : 1;
     cost[KS_TERM_LAUNCH] = 3e-6;
     cost[KS_TERM_BYTES] = 1 / device->copy_bytes_per_s;
     cost[KS_TERM_FLOPS] = 1 / device->gemm_flops_per_s[type];
-    cost[KS_TERM_SHUFFLE] = gpu ? 0 : 0.5e-9 / (device->units > 0 ? device->units : 1);
-    cost[KS_TERM_CALLS] = gpu ? 0 : 50e-9;
+    cost[KS_TERM_SHUFFLE] = (gpu ? 0.02e-9 : 0.5e-9) / units;
+    cost[KS_TERM_CALLS] = gpu ? 0.5e-6 : 50e-9;
 }
 
 static bool foreign_supports(const ks_problem *p, const ks_device *device)

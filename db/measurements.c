@@ -118,6 +118,7 @@ const char *ks_row_read(const ks_sql *sql, ks_row *out, char *text, size_t size)
     m->spread = ks_sql_real(sql, 17);
     m->energy_j = ks_sql_real(sql, 18);
     out->clock_hz = ks_sql_real(sql, 19);
+    m->clock_hz = out->clock_hz > 0 ? out->clock_hz : 0;
     if (!ks_sql_int(sql, 20, 0, INT_MAX, &samples)) return "samples is not a count";
     m->samples = (int)samples;
     m->measured_at_s = ks_sql_real(sql, 21);
@@ -227,7 +228,7 @@ ks_status ks_adder_add(ks_adder *add, const ks_row *r, int64_t *added)
 
 ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw)
 {
-    ks_row r = {.m = *m, .cache_state = "cold", .clock_hz = NAN};
+    ks_row r = {.m = *m, .cache_state = "cold", .clock_hz = m->clock_hz > 0 ? m->clock_hz : NAN};
     ks_adder add = {0};
     uint64_t *blob = NULL;
     char text[160];

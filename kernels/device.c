@@ -1,5 +1,8 @@
-/* What this CPU is: read from the system, never timed, never failing. */
+/* What the devices of this machine are. The CPU's facts are read from the system, never timed, never failing; those of
+ * others come from their backend. */
+#include "backend.h"
 #include "blas.h"
+#include "error.h"
 #include "pool.h"
 #include "rows.h"
 
@@ -104,6 +107,54 @@ void ks_device_cpu(ks_device *device)
         snprintf(device->driver, sizeof device->driver, "%.20s %.40s", system.sysname, system.release);
     snprintf(device->runtime, sizeof device->runtime, "glibc %s", gnu_get_libc_version());
     snprintf(device->blas, sizeof device->blas, "%s", ks_blas_name());
+}
+
+int ks_cuda_count(const char **why)
+{
+    const ks_backend_ops *cuda = ks_backend_find(KS_CUDA);
+    if (why) *why = "this build has no CUDA backend";
+    return cuda ? cuda->count(why) : 0;
+}
+
+ks_status ks_device_cuda(int index, ks_device *device)
+{
+    const char *why;
+    const int count = ks_cuda_count(&why);
+    if (count == 0) return ks_fail(KS_ERR_DEVICE, "cuda:%d is not there: %s", index, why);
+    if (index < 0 || index >= count)
+        return ks_fail(KS_ERR_DEVICE, "cuda:%d is not there: %d CUDA device%s, numbered from 0", index, count,
+                       count > 1 ? "s" : "");
+    return ks_backend_find(KS_CUDA)->describe(index, device);
+}
+
+/* The N of "cuda:N", 0 for "cuda", -1 for other texts. */
+static int cuda_index(const char *text)
+{
+    if (strcmp(text, "cuda") == 0) return 0;
+    if (strncmp(text, "cuda:", 5) != 0 || text[5] < '0' || text[5] > '9') return -1;
+    char *end;
+    const long index = strtol(text + 5, &end, 10);
+    return *end == '\0' && index <= 9999 ? (int)index : -1;
+}
+
+ks_status ks_device_find(const char *text, ks_device *device)
+{
+    ks_device_cpu(device);
+    if (!text || !*text || strcmp(text, "cpu") == 0 || strcmp(text, device->name) == 0) return KS_OK;
+    if (cuda_index(text) >= 0) return ks_device_cuda(cuda_index(text), device);
+    if (strncmp(text, "cuda:", 5) == 0)
+        return ks_fail(KS_ERR_DEVICE, "device \"%.80s\" is not of the form cuda:N; valid: cuda:0, cuda:1, ...", text);
+    const int count = ks_cuda_count(NULL);
+    for (int i = 0; i < count; i++)
+        if (ks_device_cuda(i, device) == KS_OK && strcmp(text, device->name) == 0) return KS_OK;
+    return ks_fail(KS_ERR_NO_DATA, "device \"%.80s\" is not on this machine", text);
+}
+
+void ks_device_state_read(const ks_device *device, ks_device_state *state)
+{
+    const ks_backend_ops *ops = ks_backend_find(device->backend);
+    *state = (ks_device_state){.energy_j = NAN};
+    if (ops) ops->state(device, state);
 }
 
 void ks_device_assume_rates(ks_device *device)

@@ -6,6 +6,10 @@
 
 #include "ksauto.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef enum ks_backend { KS_CPU = 0, KS_CUDA } ks_backend;
 
 typedef struct ks_device {
@@ -25,6 +29,27 @@ typedef struct ks_device {
 /* Fills in the facts of the CPU this process may use. Cannot fail: what cannot be found out is 0 or "". */
 void ks_device_cpu(ks_device *device);
 
+/* How many CUDA devices there are. If none, *why (may be NULL) says so in words; valid until the thread's next call. The
+ * first call starts CUDA, which takes its time. CUDA_VISIBLE_DEVICES is CUDA's own business. */
+int ks_cuda_count(const char **why);
+
+/* Fills in the facts of CUDA device `index`. KS_ERR_DEVICE says what there is instead. */
+ks_status ks_device_cuda(int index, ks_device *device);
+
+/* The device of this machine that people call so: NULL, "" or "cpu", the CPU's name, "cuda" (the first) or "cuda:N", or
+ * a CUDA device's name. KS_ERR_DEVICE if a CUDA device is asked for by number and is not there; KS_ERR_NO_DATA if the
+ * text is the name of nothing on this machine. CUDA is started only if the text does not mean the CPU. */
+ks_status ks_device_find(const char *text, ks_device *device);
+
+/* What a device is doing now, where that can be read (NVML). */
+typedef struct ks_device_state {
+    double clock_hz;   /* of the multiprocessors; 0: unknown */
+    double energy_j;   /* used since some moment in the past; NaN: unknown */
+    char throttle[64]; /* what holds the clock down: "power cap, heat"; "" if nothing does, or unknown */
+} ks_device_state;
+
+void ks_device_state_read(const ks_device *device, ks_device_state *state);
+
 /* Rates good to a factor of a few, for a device nobody has measured yet; leaves measured ones alone. */
 void ks_device_assume_rates(ks_device *device);
 
@@ -32,5 +57,9 @@ void ks_device_assume_rates(ks_device *device);
 double ks_roofline_s(const ks_device *device, const ks_problem *problem);
 /* The roofline time of the dense (a*b*d) x (a*c*d) product with the same batch. */
 double ks_dense_roofline_s(const ks_device *device, const ks_problem *problem);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

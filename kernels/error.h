@@ -5,9 +5,17 @@
 
 #include "ksauto.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Remembers the printf-style message for this thread and returns status, so that callers write
  * `return ks_fail(KS_ERR_ARGUMENT, "batch is %lld, must be >= 1", ...)`.
  * No argument may point into the last message: it is being overwritten. */
 ks_status ks_fail(ks_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

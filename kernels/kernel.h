@@ -7,6 +7,10 @@
 
 #include "device.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What a kernel's time is made of. A kernel states how much of each term a problem costs it; the calibrated cost
  * model (calib/model.h) learns what one unit of each term costs on this device. */
 typedef enum ks_term {
@@ -22,7 +26,7 @@ typedef struct ks_run_args {
     const ks_device *device;
     const void *x, *k; /* k in block order */
     void *y;
-    void *workspace; /* 64-byte aligned, at least workspace_bytes(problem, device) */
+    void *workspace; /* 64-byte aligned, 256 on CUDA; at least workspace_bytes(problem, device) */
     void *stream;
 } ks_run_args;
 
@@ -50,5 +54,9 @@ int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_
 
 /* KS_OK if the arrays of args may be given to a kernel: not NULL, and y apart from x and k; else the reason. */
 ks_status ks_arrays_check(const ks_problem *problem, const void *x, const void *k, const void *y);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

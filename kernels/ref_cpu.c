@@ -49,7 +49,7 @@ static void store(ks_type type, void *array, int64_t index, double value)
     }
 }
 
-double ks_ref_output(const ks_problem *p, const void *x, const void *k, int64_t index, double *scale)
+ks_ref_place ks_ref_place_of(const ks_problem *p, int64_t index)
 {
     /* index counts outputs as they lie in memory: (n,i,j,l) in batch-first, (i,j,l,n) in batch-last. */
     int64_t n, rest;
@@ -58,16 +58,29 @@ double ks_ref_output(const ks_problem *p, const void *x, const void *k, int64_t 
     else
         n = index % p->batch, rest = index / p->batch;
     const int64_t l = rest % p->d, j = rest / p->d % p->b, i = rest / p->d / p->b;
+    const int64_t row = i * p->c * p->d + l, k_at = ((i * p->d + l) * p->b + j) * p->c;
+    return p->layout == KS_BATCH_FIRST ? (ks_ref_place){n * p->a * p->c * p->d + row, p->d, k_at}
+                                       : (ks_ref_place){row * p->batch + n, p->d * p->batch, k_at};
+}
+
+double ks_ref_dot(ks_type type, int64_t c, const void *x, int64_t x_step, const void *k, double *scale)
+{
     double sum = 0, magnitude = 0;
-    for (int64_t q = 0; q < p->c; q++) {
-        int64_t row = (i * p->c + q) * p->d + l;
-        int64_t at = p->layout == KS_BATCH_FIRST ? n * p->a * p->c * p->d + row : row * p->batch + n;
-        double term = ks_load(p->type, x, at) * ks_load(p->type, k, ((i * p->d + l) * p->b + j) * p->c + q);
+    for (int64_t q = 0; q < c; q++) {
+        double term = ks_load(type, x, q * x_step) * ks_load(type, k, q);
         sum += term;
         magnitude += term < 0 ? -term : term;
     }
     if (scale) *scale = magnitude;
     return sum;
+}
+
+double ks_ref_output(const ks_problem *p, const void *x, const void *k, int64_t index, double *scale)
+{
+    const ks_ref_place at = ks_ref_place_of(p, index);
+    const size_t size = ks_type_bytes(p->type);
+    return ks_ref_dot(p->type, p->c, (const char *)x + (size_t)at.x_at * size, at.x_step,
+                      (const char *)k + (size_t)at.k_at * size, scale);
 }
 
 static bool supports(const ks_problem *problem, const ks_device *device)

@@ -4,7 +4,12 @@
 
 #include "kernel.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 extern const ks_kernel ks_ref_cpu, ks_fused_cpu, ks_bmm_cpu_permute, ks_bmm_cpu_strided;
+extern const ks_kernel ks_fused_cuda_mma, ks_fused_cuda_simt, ks_bmm_cuda_permute, ks_bmm_cuda_strided;
 
 /* Whether the problem is large enough to be worth waking the team (pool.h) for. */
 bool ks_cpu_is_wide(const ks_problem *problem);
@@ -12,5 +17,9 @@ bool ks_cpu_is_wide(const ks_problem *problem);
 /* What this CPU and this operating system can run; false off x86-64. KSAUTO_ISA=portable|avx2|avx512 lowers it. */
 bool ks_cpu_has_avx2(void);
 bool ks_cpu_has_avx512(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

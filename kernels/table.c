@@ -1,14 +1,32 @@
-/* The one list of kernels. */
+/* The one list of kernels and of backends: the only file that knows what this build has. */
+#include "backend.h"
 #include "rows.h"
-#include "error.h"
 
 #include <string.h>
 
 static const ks_kernel *const table[] = {
-    &ks_ref_cpu, &ks_fused_cpu, &ks_bmm_cpu_permute, &ks_bmm_cpu_strided, NULL,
+    &ks_ref_cpu,
+    &ks_fused_cpu,
+    &ks_bmm_cpu_permute,
+    &ks_bmm_cpu_strided,
+#if KSAUTO_CUDA
+    &ks_fused_cuda_mma,
+    &ks_fused_cuda_simt,
+    &ks_bmm_cuda_permute,
+    &ks_bmm_cuda_strided,
+#endif
+    NULL,
 };
 
 _Static_assert(sizeof table / sizeof *table <= KS_MAX_KERNELS + 1, "an advice must be able to list every kernel");
+
+const ks_backend_ops *ks_backend_find(ks_backend backend)
+{
+#if KSAUTO_CUDA
+    if (backend == KS_CUDA) return &ks_backend_cuda;
+#endif
+    return backend == KS_CPU ? &ks_backend_cpu : NULL;
+}
 
 const ks_kernel *const *ks_kernels(void)
 {

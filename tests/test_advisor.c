@@ -132,7 +132,9 @@ static void test_bad_options(void **state)
         const char *named;
     } bad[] = {
         {{.store = "", .device = "Zx80 nobody has"}, KS_ERR_DEVICE, "Zx80 nobody has"},
-        {{.store = "", .device = "cuda:7"}, KS_ERR_DEVICE, "cuda:7"},
+        {{.store = "", .device = "cuda:9999"}, KS_ERR_DEVICE, "cuda:9999"},
+        {{.store = "", .device = "cuda:1x"}, KS_ERR_DEVICE, "cuda:1x"},
+        {{.store = "", .device = "cuda:-1"}, KS_ERR_DEVICE, "cuda:-1"},
         {{.store = "", .flags = 0x82}, KS_ERR_ARGUMENT, "0x82"},
         {{.store = "", .objective = (ks_objective)7}, KS_ERR_ARGUMENT, "7"},
     };
@@ -143,6 +145,31 @@ static void test_bad_options(void **state)
     }
     assert_failure(ks_open(NULL, &no_store), KS_ERR_ARGUMENT, "ctx", NULL);
     assert_failure(ks_store_status(NULL, NULL), KS_ERR_ARGUMENT, "ctx", NULL);
+}
+
+/* Where there is no GPU, every door says so, and for the same reason; where there is one, it opens. */
+static void test_cuda_or_why_not(void **state)
+{
+    const char *why = NULL;
+    const int count = ks_cuda_count(&why);
+    const ks_options first = {.store = "", .device = "cuda:0"}, any = {.store = "", .device = "cuda"};
+    ks_device device;
+    ks_context *ctx;
+    (void)state;
+    assert_non_null(why);
+    if (count > 0) {
+        ctx = context_open(&first);
+        assert_true(ctx->here && ctx->device.backend == KS_CUDA && ctx->device.index == 0 && ctx->device.units > 0);
+        ks_close(ctx);
+        return;
+    }
+    assert_true(*why);
+    assert_failure(ks_open(&ctx, &first), KS_ERR_DEVICE, "cuda:0", why);
+    assert_failure(ks_open(&ctx, &any), KS_ERR_DEVICE, "cuda:0", why);
+    assert_failure(ks_device_cuda(3, &device), KS_ERR_DEVICE, "cuda:3", why);
+    assert_failure(ks_device_find("NVIDIA Nothing", &device), KS_ERR_NO_DATA, "NVIDIA Nothing", NULL);
+    assert_int_equal(ks_device_find("cpu", &device), KS_OK);
+    assert_int_equal(device.backend, KS_CPU);
 }
 
 /* ---- multiplying --------------------------------------------------------------------------------------------------- */
@@ -487,6 +514,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_store_trouble, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_good_store, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_bad_options, enter, sandbox_leave),
+        cmocka_unit_test_setup_teardown(test_cuda_or_why_not, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_products, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_refusals, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_workspaces, enter, sandbox_leave),

@@ -133,7 +133,20 @@ cmp -s bad.db bad.copy || fail "$last: changed the file it could not use"
 expect 0 devices; quiet; said here where
 expect 0 devices --json; json; holds '.schema_version == 1 and (.here|length) >= 1 and (.store|type=="array") and (.seeds|type=="array")'
 holds '.here[0] | .backend == "cpu" and .units >= 1 and (.name|length) > 0'
+# With a GPU it is listed; without one there is a reason, and everything that was to run there gives it, too.
+holds '([.here[] | select(.backend == "cuda")] | length > 0) == (.no_cuda == null) and .here[0].device == "cpu"'
 misuse unexpected x -- devices x
+misuse cuda:9999 -- advise 1,2,3,4 --batch 4 --device cuda:9999
+misuse cuda:9999 -- bench --device cuda:9999
+misuse cuda:9999 -- calibrate --device cuda:9999
+misuse cuda:z cuda:N -- advise 1,2,3,4 --batch 4 --device cuda:z
+expect 0 devices
+if grep -q "No CUDA device" out; then
+    reason=$(sed -n 's/^No CUDA device: \(.*\)[.]$/\1/p' out)
+    misuse cuda:0 "$reason" -- advise 1,2,3,4 --batch 4 --device cuda:0
+    misuse cuda:0 "$reason" -- bench --device cuda:0
+    misuse cuda:0 "$reason" -- calibrate --device cuda
+fi
 
 # ---- db ----
 misuse info path check import export merge -- db

@@ -41,7 +41,7 @@ check() { # tree $1; prints violations
         esac
     done
     if [ -n "$format" ] && [ -f "$1/.clang-format" ]; then
-        sources "$1" '*.c' '*.h' | while read -r file; do
+        sources "$1" '*.c' '*.h' '*.cu' '*.cuh' | while read -r file; do
             (cd "$1" && "$format" --dry-run -Werror "$file" >/dev/null 2>&1) || echo "$file: not formatted"
         done
     fi

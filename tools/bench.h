@@ -5,6 +5,6 @@
 #include "cli.h"
 
 /* ksauto bench --dispatch: what a decision costs. */
-int bench_dispatch(const cli *c);
+int bench_dispatch(const cli *c, const char *device);
 
 #endif

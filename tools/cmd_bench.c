@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char synopsis[] = "ksauto [--db FILE] bench [--panel FILE] [--device DEVICE] [--csv OUT] | --dispatch";
+static const char synopsis[] =
+    "ksauto [--db FILE] bench [--panel FILE] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
 static const char about[] =
     "Times every kernel and `auto` on a panel of problems, with cold inputs: time, GB/s, TFLOP/s, times over\n"
     "the roofline, and how much slower always-fused and always-bmm are. Without --panel: the six factors of\n"
@@ -50,11 +51,19 @@ static double time_of(const row *r, int q)
     return q < 0 ? NAN : r->measured[q].time_s;
 }
 
-static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_context *ctx, row *r)
+/* The paper's baseline on this backend: "bmm.cpu.permute", "bmm.cuda.permute". */
+static bool is_permute(const ks_kernel *kernel)
+{
+    const char *last = strrchr(kernel->name, '.');
+    return kernel->family == KS_BMM && last && strcmp(last, ".permute") == 0;
+}
+
+static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_context *ctx, bool energy, row *r)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS];
     const char *chosen;
-    const ks_measure_limits limits = {.min_samples = 9, .max_samples = 41, .max_s = 3, .full_race = true};
+    const ks_measure_limits limits = {
+        .min_samples = 9, .max_samples = 41, .max_s = 3, .full_race = true, .energy = energy};
     ks_status s = ks_choose(ctx, &r->problem, &chosen);
     r->count = ks_kernels_for(&r->problem, device, kernels);
     if (s == KS_OK) s = ks_measure(measurer, &r->problem, kernels, r->count, &limits, r->measured, NULL);
@@ -65,7 +74,7 @@ static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_cont
         if (kernels[q]->family == KS_FUSED) r->best_fused = faster(r, q, r->best_fused);
         if (kernels[q]->family == KS_BMM) r->best_bmm = faster(r, q, r->best_bmm);
         if (strcmp(kernels[q]->name, chosen) == 0) r->chosen = q;
-        if (strcmp(kernels[q]->name, "bmm.cpu.permute") == 0) r->permute = q;
+        if (is_permute(kernels[q])) r->permute = q;
     }
     return KS_OK;
 }
@@ -154,16 +163,19 @@ static void print_summary(const row *rows, size_t count)
     printf("best kernel over the roofline time: median %.2f, p95 %.2f\n", best.median, best.p95);
     printf("auto's regret:                      mean %s, p95 %s\n", cli_percent(lost.mean).s,
            cli_percent(lost.p95).s);
-    if (all.count) printf("bmm.cpu.permute over auto:          median %.2f, least %.2f\n", all.median, all.least);
+    if (all.count) printf("bmm by permuting over auto:         median %.2f, least %.2f\n", all.median, all.least);
     if (deep.count) printf("  where d > 1:                      median %.2f, least %.2f\n", deep.median, deep.least);
 }
 
-static cJSON *row_json(const row *r)
+static cJSON *row_json(const row *r, bool energy)
 {
     cJSON *object = cJSON_CreateObject(), *kernels;
     cJSON_AddItemToObject(object, "problem", cli_problem_json(&r->problem));
     kernels = cJSON_AddObjectToObject(object, "kernels");
     for (int q = 0; q < r->count; q++) cli_add_number(kernels, r->measured[q].kernel, r->measured[q].time_s);
+    if (energy) kernels = cJSON_AddObjectToObject(object, "energy_j");
+    for (int q = 0; energy && q < r->count; q++)
+        cli_add_number(kernels, r->measured[q].kernel, r->measured[q].energy_j);
     cJSON *chosen = cJSON_AddObjectToObject(object, "auto");
     cJSON_AddStringToObject(chosen, "kernel", r->chosen < 0 ? "" : r->measured[r->chosen].kernel);
     cli_add_number(chosen, "time_s", time_of(r, r->chosen));
@@ -205,7 +217,7 @@ static void show_progress(size_t done, size_t count)
         fprintf(stderr, "\r%30s\r", "");
 }
 
-static int bench_panel(const cli *c, const ks_panel *panel, const char *device_name, const char *csv)
+static int bench_panel(const cli *c, const ks_panel *panel, const char *device_name, const char *csv, bool energy)
 {
     ks_context *ctx = NULL;
     ks_measurer *measurer = NULL;
@@ -214,17 +226,17 @@ static int bench_panel(const cli *c, const ks_panel *panel, const char *device_n
     row *rows = calloc(panel->count + 1, sizeof *rows);
     int code = cli_open(c, "bench", &options, &ctx);
     if (code != CLI_GO_ON) goto done;
-    ks_device_cpu(&device);
-    if (device_name && strcmp(device_name, "cpu") != 0 && strcmp(device_name, device.name) != 0) {
-        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu", device_name);
+    ks_status s = ks_device_find(device_name, &device);
+    if (s != KS_OK) {
+        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu, cuda:0, ...", device_name);
         goto done;
     }
-    ks_status s = rows ? ks_measurer_open(&measurer, &device) : KS_ERR_MEMORY;
+    s = rows ? ks_measurer_open(&measurer, &device) : KS_ERR_MEMORY;
     if (s == KS_OK) s = rate(measurer, &device);
     for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
         show_progress(i, panel->count);
         rows[i].problem = panel->problems[i];
-        s = measure(measurer, &device, ctx, &rows[i]);
+        s = measure(measurer, &device, ctx, energy, &rows[i]);
     }
     show_progress(panel->count, panel->count);
     if (s == KS_OK) s = rate(measurer, &device);
@@ -237,7 +249,7 @@ static int bench_panel(const cli *c, const ks_panel *panel, const char *device_n
         cJSON_AddStringToObject(object, "device", device.name);
         cli_add_rates(object, device.copy_bytes_per_s, device.gemm_flops_per_s);
         cJSON *list = cJSON_AddArrayToObject(object, "rows");
-        for (size_t i = 0; i < panel->count; i++) cJSON_AddItemToArray(list, row_json(&rows[i]));
+        for (size_t i = 0; i < panel->count; i++) cJSON_AddItemToArray(list, row_json(&rows[i], energy));
         code = cli_print_json(object);
     } else {
         printf("%s: copy %s, GEMM f32 %s\n\n", device.name, cli_rate(device.copy_bytes_per_s, "B/s").s,
@@ -257,24 +269,27 @@ done:
 int cmd_bench(cli *c, int argc, char **argv)
 {
     const char *file = NULL, *device = NULL, *csv = NULL;
-    bool dispatch = false;
+    bool dispatch = false, energy = false;
     const cli_option options[] = {
         {"panel", CLI_TEXT, &file, "FILE", "problems to time: a CSV of a,b,c,d,batch,dtype,layout", false},
-        {"device", CLI_TEXT, &device, "DEVICE", "cpu (default)", false},
+        {"device", CLI_TEXT, &device, "DEVICE", "cpu (default), or cuda:N", false},
         {"csv", CLI_TEXT, &csv, "OUT", "also write every measurement to this file", false},
+        {"energy", CLI_FLAG, &energy, NULL, "also read the joules of each product, for --csv and --json (GPUs)",
+         false},
         {"dispatch", CLI_FLAG, &dispatch, NULL, "measure what a decision costs instead", false},
         {0},
     };
     int code = cli_parse(c, "bench", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
-    if (dispatch && (file || csv)) return cli_misuse("bench", "--dispatch takes neither --panel nor --csv");
-    if (dispatch) return bench_dispatch(c);
+    if (dispatch && (file || csv || energy))
+        return cli_misuse("bench", "--dispatch takes neither --panel nor --csv nor --energy");
+    if (dispatch) return bench_dispatch(c, device);
     if (file && (code = cli_readable("bench", "--panel", file)) != CLI_GO_ON) return code;
     ks_panel panel = {0};
     ks_status s =
         file ? ks_panel_read_file(file, &panel) : ks_panel_read_text(vit_s16, sizeof vit_s16 - 1, "ViT-S/16", &panel);
     if (s != KS_OK) return cli_status(s);
-    code = bench_panel(c, &panel, device, csv);
+    code = bench_panel(c, &panel, device, csv, energy);
     ks_panel_free(&panel);
     return code;
 }

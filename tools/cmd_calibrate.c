@@ -96,15 +96,16 @@ static int print_report(const ks_calibrate_report *report, bool json)
 
 int cmd_calibrate(cli *c, int argc, char **argv)
 {
-    ks_calibrate_options run = {.budget_s = 60, .types = 1u << KS_F32};
+    ks_calibrate_options run = {.budget_s = 60};
     watch w = {.terminal = isatty(STDERR_FILENO) == 1, .drawn_at_s = -1};
     int64_t seed = 0;
     const cli_option options[] = {
-        {"device", CLI_TEXT, &run.device, "DEVICE", "cpu (default)", false},
+        {"device", CLI_TEXT, &run.device, "DEVICE", "cpu (default), or cuda:N", false},
         {"budget", CLI_SECONDS, &run.budget_s, "TIME", "how long to measure: 60s (default), 10m, ...", false},
         {"target-regret", CLI_FRACTION, &run.target_regret, "SHARE", "stop early at this expected regret, as 1%",
          false},
-        {"dtype", CLI_TYPES, &run.types, "TYPES", "f32 (default), f16, bf16, f64; several with commas; all", false},
+        {"dtype", CLI_TYPES, &run.types, "TYPES",
+         "f32, f16, bf16, f64; several with commas; all; default: f32 on a CPU, all but f64 on a GPU", false},
         {"layout", CLI_LAYOUTS, &run.layouts, "LAYOUTS", "first, last or both (default)", false},
         {"seed", CLI_INT, &seed, "N", "choose the acceptance problems by N (default: by the clock)", false},
         {"progress", CLI_FLAG, &w.lines, NULL, "a line a second on standard error, if it is no terminal", false},
@@ -131,6 +132,6 @@ int cmd_calibrate(cli *c, int argc, char **argv)
             w.measured, path);
     }
     if (status == KS_ERR_DEVICE && run.device && w.measured == 0) /* nothing ran yet: it is the name that is wrong */
-        return cli_misuse("calibrate", "--device '%s': %s; valid: cpu", run.device, ks_status_message(status));
+        return cli_misuse("calibrate", "--device '%s': %s", run.device, ks_status_message(status));
     return status == KS_OK ? print_report(&report, c->json) : cli_status(status);
 }

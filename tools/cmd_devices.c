@@ -1,5 +1,5 @@
 /* ksauto devices: this machine, the devices the store knows, and those that ship with the library. Any of their names
- * may be given to advise --device; only "cpu" can also multiply. */
+ * may be given to advise --device; only those of this machine, cpu and cuda:N, can also multiply. */
 #include "cli.h"
 
 #include "seeds.h"
@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 static const char synopsis[] = "ksauto [--db FILE] devices";
-static const char about[] = "Lists this machine's CPU, the devices in the store, and those that ship with the "
+static const char about[] = "Lists this machine's devices, the devices in the store, and those that ship with the "
                             "library: what --device may name.";
 
 typedef struct entry {
@@ -134,20 +134,43 @@ static cJSON *list_json(const list *l)
     return array;
 }
 
+/* A device of this machine, with the rates that calibrate stored for it. */
+static void add_here(list *here, const ks_device *device, const list *stored)
+{
+    entry *self = add(here, device);
+    for (size_t i = 0; self && i < stored->count; i++) {
+        const entry *e = &stored->entries[i];
+        if (strcmp(e->device.name, device->name) != 0) continue;
+        self->device.copy_bytes_per_s = e->device.copy_bytes_per_s;
+        memcpy(self->device.gemm_flops_per_s, e->device.gemm_flops_per_s, sizeof device->gemm_flops_per_s);
+        self->models = e->models;
+        self->measurements = e->measurements;
+    }
+}
+
 static cli_text known(double rate, const char *unit)
 {
     return rate > 0 ? cli_rate(rate, unit) : (cli_text){"-"};
 }
 
-static void print_entries(const char *where, const list *l, int width)
+/* What --device calls this machine's own: "cpu", "cuda:0". */
+static cli_text short_name(const ks_device *device)
+{
+    cli_text text = {"cpu"};
+    if (device->backend == KS_CUDA) snprintf(text.s, sizeof text.s, "cuda:%d", device->index);
+    return text;
+}
+
+static void print_entries(const char *where, bool here, const list *l, int width)
 {
     for (size_t i = 0; i < l->count; i++) {
         const entry *e = &l->entries[i];
         char measurements[24] = "-";
         if (e->measurements >= 0) snprintf(measurements, sizeof measurements, "%" PRId64, e->measurements);
-        printf("%-5s  %-*s  %-8s  %5d  %9s  %12s  %12s  %6d\n", where, width, e->device.name,
-               *e->device.arch ? e->device.arch : "-", e->device.units, known(e->device.copy_bytes_per_s, "B/s").s,
-               known(e->device.gemm_flops_per_s[KS_F32], "FLOP/s").s, measurements, e->models);
+        printf("%-5s  %-8s  %-*s  %-8s  %5d  %9s  %12s  %12s  %6d\n", where, here ? short_name(&e->device).s : "-",
+               width, e->device.name, *e->device.arch ? e->device.arch : "-", e->device.units,
+               known(e->device.copy_bytes_per_s, "B/s").s, known(e->device.gemm_flops_per_s[KS_F32], "FLOP/s").s,
+               measurements, e->models);
     }
 }
 
@@ -163,42 +186,46 @@ static int widest(const list *l, int width)
 int cmd_devices(cli *c, int argc, char **argv)
 {
     const cli_option options[] = {{0}};
-    ks_device cpu = {.index = 0};
+    ks_device device;
+    const char *why = NULL;
     list here = {0}, stored = {0}, seeds = {0};
     int code = cli_parse(c, "devices", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
 
-    ks_device_cpu(&cpu);
     read_store(c, &stored);
     read_seeds(&seeds);
-    entry *self = add(&here, &cpu);
-    for (size_t i = 0; self && i < stored.count;
-         i++) { /* the rates of this machine are what calibrate stored for it */
-        const entry *e = &stored.entries[i];
-        if (strcmp(e->device.name, cpu.name) != 0) continue;
-        self->device.copy_bytes_per_s = e->device.copy_bytes_per_s;
-        memcpy(self->device.gemm_flops_per_s, e->device.gemm_flops_per_s, sizeof cpu.gemm_flops_per_s);
-        self->models = e->models;
-        self->measurements = e->measurements;
-    }
+    ks_device_cpu(&device);
+    add_here(&here, &device, &stored);
+    const int cuda_count = ks_cuda_count(&why);
+    for (int i = 0; i < cuda_count; i++)
+        if (ks_device_cuda(i, &device) == KS_OK)
+            add_here(&here, &device, &stored);
+        else
+            cli_note("cuda:%d: %s", i, ks_status_message(KS_ERR_DEVICE));
     if (here.out_of_memory || stored.out_of_memory || seeds.out_of_memory) {
         code = cli_fail("not enough memory for the list of devices");
         goto done;
     }
     if (c->json) {
         cJSON *object = cli_result_json();
-        cJSON_AddItemToObject(object, "here", list_json(&here));
+        cJSON *array = list_json(&here), *item;
+        int index = 0;
+        cJSON_ArrayForEach(item, array)
+            cJSON_AddStringToObject(item, "device", short_name(&here.entries[index++].device).s);
+        cJSON_AddItemToObject(object, "here", array);
+        add_text(object, "no_cuda", cuda_count ? "" : why);
         cJSON_AddItemToObject(object, "store", list_json(&stored));
         cJSON_AddItemToObject(object, "seeds", list_json(&seeds));
         code = cli_print_json(object);
         goto done;
     }
     int width = widest(&seeds, widest(&stored, widest(&here, 6)));
-    printf("%-5s  %-*s  %-8s  %5s  %9s  %12s  %12s  %6s\n", "where", width, "device", "arch", "units", "copy",
-           "GEMM f32", "measurements", "models");
-    print_entries("here", &here, width);
-    print_entries("store", &stored, width);
-    print_entries("seeds", &seeds, width);
+    printf("%-5s  %-8s  %-*s  %-8s  %5s  %9s  %12s  %12s  %6s\n", "where", "--device", width, "device", "arch",
+           "units", "copy", "GEMM f32", "measurements", "models");
+    print_entries("here", true, &here, width);
+    print_entries("store", false, &stored, width);
+    print_entries("seeds", false, &seeds, width);
+    if (cuda_count == 0) printf("\nNo CUDA device: %s.\n", why);
     code = CLI_DONE;
 done:
     free(here.entries);

@@ -89,7 +89,8 @@ int cmd_evaluate(cli *c, int argc, char **argv)
     for (int d = 0; chosen && d < device_count; d++) {
         const char *by = name ? name : devices[d];
         ks_device device;
-        if (ks_store_get_device(store, by, &device) != KS_OK) {
+        if (ks_store_get_device(store, by, &device) != KS_OK && /* "cpu", "cuda:0" */
+            (ks_device_find(by, &device) != KS_OK || ks_store_get_device(store, device.name, &device) != KS_OK)) {
             code =
                 name
                     ? cli_misuse("evaluate", "--device '%s' is not in %s", name, path)

@@ -9,16 +9,14 @@ static const char about[] =
     "Fits the predictor to the measurements in the store, one model for each type and layout that has "
     "enough of them,\nand stores the models. Measures nothing.";
 
-/* The device by its name in the store; "cpu" is this machine's. */
+/* The device by its name in the store; "cpu" and "cuda:N" are this machine's. */
 static ks_status find(ks_store *store, const char *name, ks_device *device)
 {
-    ks_device_cpu(device);
-    if (!name || strcmp(name, "cpu") == 0) {
-        ks_device stored;
-        if (ks_store_get_device(store, device->name, &stored) == KS_OK) *device = stored;
-        return KS_OK;
-    }
-    return ks_store_get_device(store, name, device);
+    ks_device stored;
+    if (name && ks_store_get_device(store, name, device) == KS_OK) return KS_OK;
+    ks_status s = ks_device_find(name, device);
+    if (s == KS_OK && ks_store_get_device(store, device->name, &stored) == KS_OK) *device = stored;
+    return s;
 }
 
 int cmd_fit(cli *c, int argc, char **argv)
@@ -26,7 +24,7 @@ int cmd_fit(cli *c, int argc, char **argv)
     const char *name = NULL;
     ks_objective objective = KS_TIME;
     const cli_option options[] = {
-        {"device", CLI_TEXT, &name, "DEVICE", "cpu (default), or the name of a device in the store", false},
+        {"device", CLI_TEXT, &name, "DEVICE", "cpu (default), cuda:N, or the name of a device in the store", false},
         {"objective", CLI_OBJECTIVE, &objective, "WHAT", "time (default) or energy", false},
         {0},
     };
@@ -42,8 +40,9 @@ int cmd_fit(cli *c, int argc, char **argv)
     if (s == KS_OK) s = ks_store_open(&store, path, KS_STORE_WRITE);
     if (s != KS_OK) return cli_status(s);
     if (find(store, name, &device) != KS_OK) {
-        code = cli_misuse("fit", "--device '%s' is not in %s; valid: cpu, or a name that `ksauto devices` lists",
-                          name, path);
+        code =
+            cli_misuse("fit", "--device '%s' is not in %s; valid: cpu, cuda:N, or a name that `ksauto devices` lists",
+                       name, path);
         goto done;
     }
     ks_device_assume_rates(&device);

@@ -6,6 +6,7 @@
 #include "cli.h"
 
 #include "kernel.h"
+#include "memory.h"
 #include "npy.h"
 #include <inttypes.h>
 #include <stdlib.h>
@@ -134,6 +135,38 @@ static int print_json(const ks_problem *problem, const char *path, const char *o
     return cli_print_json(object);
 }
 
+/* The device that the context multiplies on; KS_ERR_NO_DATA if it is not here. A part of a name will do for ks_open, but
+ * several GPUs may have one name, so what was asked for comes first. */
+static ks_status device_of(ks_context *ctx, const ks_problem *p, const char *wanted, ks_device *device)
+{
+    ks_advice advice;
+    ks_status s = ks_device_find(wanted, device);
+    if (s == KS_ERR_NO_DATA && ks_advise(ctx, p, &advice) == KS_OK) s = ks_device_find(advice.device, device);
+    return s;
+}
+
+/* The product of arrays in host memory: taken to the device and back, if that has memory of its own. */
+static ks_status multiply(ks_context *ctx, const ks_problem *p, const char *wanted, const char *path, const void *x,
+                          const void *k, void *y)
+{
+    const size_t item = ks_type_bytes(p->type), x_bytes = (size_t)ks_x_count(p) * item;
+    const size_t k_bytes = (size_t)ks_k_count(p) * item, y_bytes = (size_t)ks_y_count(p) * item;
+    ks_device device;
+    void *there[3] = {NULL};
+    ks_status s = device_of(ctx, p, wanted, &device);
+    if (s == KS_ERR_NO_DATA || (s == KS_OK && device.backend == KS_CPU))
+        return ks_matmul(ctx, p, path, x, k, y, NULL); /* which refuses a device that is not here */
+    if (s == KS_OK) s = ks_memory_alloc(&device, x_bytes, &there[0]);
+    if (s == KS_OK) s = ks_memory_alloc(&device, k_bytes, &there[1]);
+    if (s == KS_OK) s = ks_memory_alloc(&device, y_bytes, &there[2]);
+    if (s == KS_OK) s = ks_memory_put(&device, there[0], x, x_bytes);
+    if (s == KS_OK) s = ks_memory_put(&device, there[1], k, k_bytes);
+    if (s == KS_OK) s = ks_matmul(ctx, p, path, there[0], there[1], there[2], NULL);
+    if (s == KS_OK) s = ks_memory_get(&device, y, there[2], y_bytes);
+    for (int i = 0; i < 3; i++) ks_memory_free(&device, there[i]);
+    return s;
+}
+
 int cmd_matmul(cli *c, int argc, char **argv)
 {
     ks_problem problem = {.layout = KS_BATCH_FIRST, .math = KS_MATH_F32};
@@ -147,7 +180,7 @@ int cmd_matmul(cli *c, int argc, char **argv)
         {"weights", CLI_TEXT, &weights, "ORDER", "abcd (default) or block: how K is stored", false},
         {"layout", CLI_LAYOUT, &problem.layout, "LAYOUT", "first (default): batch first; last: batch last", false},
         {"path", CLI_TEXT, &path, "PATH", "auto (default), fused, bmm, or a kernel's name", false},
-        {"device", CLI_TEXT, &context.device, "DEVICE", "cpu (default)", false},
+        {"device", CLI_TEXT, &context.device, "DEVICE", "cpu (default), or cuda:N", false},
         {0},
     };
     npy_array x = {0}, k = {0};
@@ -195,7 +228,7 @@ int cmd_matmul(cli *c, int argc, char **argv)
         }
     }
     if (status == KS_OK && !block) status = ks_weights_to_block(&problem, k.data, blocks);
-    if (status == KS_OK) status = ks_matmul(ctx, &problem, path, x.data, block ? k.data : blocks, y, NULL);
+    if (status == KS_OK) status = multiply(ctx, &problem, context.device, path, x.data, block ? k.data : blocks, y);
     shape_of_y(&x, &problem, y_shape);
     if (status == KS_OK) status = npy_write(&out, problem.type, x.rank, y_shape, y);
     if (status == KS_OK) status = output_commit(&out);

@@ -51,7 +51,7 @@ static void *call(void *arg)
 }
 
 /* The worst thread of the best round: a round that the system disturbed says nothing about a decision. */
-static int measure(const cli *c, int threads, double *known_ns, double *new_ns)
+static int measure(const cli *c, const char *device, int threads, double *known_ns, double *new_ns)
 {
     *known_ns = *new_ns = 1e30;
     for (int round = 0; round < ROUNDS; round++) {
@@ -59,7 +59,7 @@ static int measure(const cli *c, int threads, double *known_ns, double *new_ns)
         caller callers[MAX_THREADS];
         pthread_t ids[MAX_THREADS];
         pthread_barrier_t start;
-        const ks_options options = {.store = c->store};
+        const ks_options options = {.device = device, .store = c->store};
         int code = cli_open(c, "bench", &options, &ctx), started = 1;
         if (code != CLI_GO_ON) return code;
         pthread_barrier_init(&start, NULL, (unsigned)threads);
@@ -86,13 +86,13 @@ static int measure(const cli *c, int threads, double *known_ns, double *new_ns)
     return CLI_GO_ON;
 }
 
-int bench_dispatch(const cli *c)
+int bench_dispatch(const cli *c, const char *device)
 {
     cJSON *object = cli_result_json(), *rows = cJSON_AddArrayToObject(object, "dispatch");
     if (!c->json) printf("%7s  %16s  %14s\n", "threads", "known, ns a call", "new, ns a call");
     for (int threads = 1; threads <= 2; threads++) {
         double known_ns, new_ns;
-        int code = measure(c, threads, &known_ns, &new_ns);
+        int code = measure(c, device, threads, &known_ns, &new_ns);
         if (code != CLI_GO_ON) {
             cJSON_Delete(object);
             return code;

@@ -1,0 +1,27 @@
+/* The shapes of fused.cuda.mma for 2-byte types; compiled once for each. A shape that is the fastest, or nearly, nowhere in
+ * the measurements is not here; of those tried, two in three went. */
+#include "fused_mma.cuh"
+
+namespace ks_mma
+{
+
+/*                                 D LW MT NT WN WJ TK */
+template <class T>
+constexpr variant half_shapes[] = {
+    describe<shape<T, WHOLE, 1, 1, 4, 8, 4, 2, 64>>(),    describe<shape<T, WHOLE, 1, 1, 2, 8, 8, 1, 64>>(),
+    describe<shape<T, WHOLE, 1, 1, 2, 6, 8, 1, 64>>(),    describe<shape<T, WHOLE, 1, 1, 1, 8, 4, 2, 64>>(),
+    describe<shape<T, WHOLE, 1, 1, 1, 4, 2, 2, 64>>(),    describe<shape<T, WHOLE, 2, 2, 2, 4, 4, 4, 32>>(),
+    describe<shape<T, WHOLE, 3, 3, 2, 6, 4, 2, 32>>(),    describe<shape<T, WHOLE, 3, 3, 1, 4, 2, 2, 32>>(),
+    describe<shape<T, WHOLE, 4, 4, 2, 4, 4, 2, 32>>(),    describe<shape<T, WHOLE, 4, 4, 2, 3, 4, 2, 32>>(),
+    describe<shape<T, WHOLE, 4, 4, 1, 8, 4, 2, 32>>(),    describe<shape<T, WHOLE, 6, 6, 1, 4, 4, 2, 32>>(),
+    describe<shape<T, VECTOR, 8, 8, 1, 4, 4, 2, 32>>(),   describe<shape<T, VECTOR, 8, 8, 1, 3, 4, 2, 32>>(),
+    describe<shape<T, VECTOR, 8, 8, 1, 2, 1, 4, 32>>(),   describe<shape<T, VECTOR, 12, 4, 2, 4, 2, 1, 16>>(),
+    describe<shape<T, VECTOR, 16, 8, 1, 3, 4, 1, 16>>(),  describe<shape<T, VECTOR, 16, 16, 1, 2, 4, 2, 16>>(),
+    describe<shape<T, VECTOR, 16, 16, 1, 2, 2, 4, 16>>(), describe<shape<T, VECTOR, 16, 16, 1, 2, 2, 3, 16>>(),
+    describe<shape<T, VECTOR, 24, 8, 1, 4, 2, 1, 16>>(),  describe<shape<T, VECTOR, 32, 16, 1, 2, 2, 2, 16>>(),
+    describe<shape<T, VECTOR, 32, 16, 1, 2, 1, 4, 16>>(), describe<shape<T, LAST, 1, 1, 4, 8, 4, 2, 32>>(),
+    describe<shape<T, LAST, 1, 1, 4, 6, 4, 2, 32>>(),     describe<shape<T, LAST, 1, 1, 4, 8, 4, 1, 32>>(),
+    describe<shape<T, LAST, 1, 1, 4, 6, 4, 1, 32>>(),
+};
+
+} // namespace ks_mma

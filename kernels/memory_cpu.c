@@ -1,0 +1,166 @@
+/* The CPU as a backend: host memory, work that is done when a call returns, wall time. */
+#include "backend.h"
+#include "error.h"
+#include "fused_core.h"
+#include "pool.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { ALIGN = 64, COPY_PIECE = 1 << 20 };
+
+static int count(const char **why)
+{
+    if (why) *why = "";
+    return 1;
+}
+
+static ks_status describe(int index, ks_device *device)
+{
+    (void)index;
+    ks_device_cpu(device);
+    return KS_OK;
+}
+
+static void state(const ks_device *device, ks_device_state *now)
+{
+    (void)device;
+    *now = (ks_device_state){.energy_j = NAN};
+}
+
+static ks_status alloc(const ks_device *device, size_t bytes, void **memory)
+{
+    (void)device;
+    if (bytes <= SIZE_MAX - ALIGN)
+        *memory = aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN + !bytes * ALIGN);
+    return *memory ? KS_OK : ks_fail(KS_ERR_MEMORY, "out of memory: %zu bytes", bytes);
+}
+
+static void release(const ks_device *device, void *memory)
+{
+    (void)device;
+    free(memory);
+}
+
+static ks_status copy_bytes(const ks_device *device, void *to, const void *from, size_t bytes)
+{
+    (void)device;
+    if (bytes > 0) memcpy(to, from, bytes);
+    return KS_OK;
+}
+
+static ks_status gather(const ks_device *device, void *to_host, const void *from_device, size_t element_bytes,
+                        const int64_t *starts, int runs, int64_t step, int64_t each)
+{
+    (void)device;
+    char *to = to_host;
+    for (int r = 0; r < runs; r++)
+        for (int64_t q = 0; q < each; q++, to += element_bytes)
+            memcpy(to, (const char *)from_device + (size_t)(starts[r] + q * step) * element_bytes, element_bytes);
+    return KS_OK;
+}
+
+static ks_status set(const ks_device *device, void *memory, int byte, size_t bytes)
+{
+    (void)device;
+    if (bytes > 0) memset(memory, byte, bytes);
+    return KS_OK;
+}
+
+/* The same words as memory_cuda.cu makes: splitmix64, counted. */
+static ks_status randomise(const ks_device *device, void *memory, size_t bytes, uint64_t seed)
+{
+    (void)device;
+    for (size_t i = 0; i * 8 < bytes; i++) {
+        uint64_t z = seed * 0xd1342543de82ef95u + (uint64_t)(i + 1) * 0x9e3779b97f4a7c15u;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+        z = ((z ^ z >> 31) & 0x81ff81ff81ff81ffu) | 0x3e003e003e003e00u;
+        memcpy((char *)memory + i * 8, &z, bytes - i * 8 < 8 ? bytes - i * 8 : 8);
+    }
+    return KS_OK;
+}
+
+typedef struct copy_job {
+    char *to;
+    const char *from;
+    size_t bytes;
+} copy_job;
+
+static void copy_task(void *arg, int64_t index, int thread)
+{
+    (void)thread;
+    const copy_job *job = arg;
+    const size_t at = (size_t)index * COPY_PIECE, left = job->bytes - at;
+    ks_fused_copy(job->to + at, job->from + at, left < COPY_PIECE ? left : COPY_PIECE);
+}
+
+/* Over the whole team, by whole vectors past the caches. */
+static ks_status copy(const ks_device *device, void *to, const void *from, size_t bytes, void *stream)
+{
+    (void)device, (void)stream;
+    copy_job job = {to, from, bytes};
+    ks_pool_run((int64_t)((bytes + COPY_PIECE - 1) / COPY_PIECE), true, copy_task, &job);
+    return KS_OK;
+}
+
+static ks_status check(const ks_device *device, const void *memory, const char *name)
+{
+    (void)device, (void)memory, (void)name;
+    return KS_OK;
+}
+
+static ks_status pool_open(const ks_device *device, void **pool)
+{
+    (void)device;
+    *pool = NULL;
+    return KS_OK;
+}
+
+static ks_status wait(const ks_device *device)
+{
+    (void)device;
+    return KS_OK;
+}
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static ks_status time_calls(const ks_device *device, ks_timed_body *body, void *user, int calls, double *seconds)
+{
+    (void)device;
+    const double start = now_s();
+    ks_status s = KS_OK;
+    for (int i = 0; s == KS_OK && i < calls; i++) s = body(user, i, NULL);
+    *seconds = now_s() - start;
+    return s;
+}
+
+static bool capturing(const ks_device *device, void *stream)
+{
+    (void)device, (void)stream;
+    return false;
+}
+
+const ks_backend_ops ks_backend_cpu = {.count = count,
+                                       .describe = describe,
+                                       .state = state,
+                                       .alloc = alloc,
+                                       .release = release,
+                                       .put = copy_bytes,
+                                       .get = copy_bytes,
+                                       .gather = gather,
+                                       .set = set,
+                                       .randomise = randomise,
+                                       .copy = copy,
+                                       .check = check,
+                                       .pool_open = pool_open,
+                                       .wait = wait,
+                                       .time = time_calls,
+                                       .capturing = capturing};
