@@ -182,8 +182,10 @@ KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
 /* Y = X * transpose(K) by the path and kernel predicted fastest.
  *
  * x: ks_x_count elements, k: ks_k_count elements in block order, y: ks_y_count elements, all of problem->type, in
- * memory the context's device reads (host memory for "cpu"), at any alignment. y must not overlap x or k; it is
- * written in full and never read. NaN and Inf pass through as arithmetic says. After a failure y's content is unspecified.
+ * memory the context's device reads (host memory for "cpu"). For the CPU they may have any alignment. For CUDA each must
+ * be aligned to its elements (KS_ERR_ARGUMENT names the one that is not), and all three to 16 bytes to be fast: else the
+ * tensor-core kernel leaves its work to a general one. y must not overlap x or k; it is written in full and never read.
+ * NaN and Inf pass through as arithmetic says. After a failure y's content is unspecified.
  *
  * stream: a cudaStream_t of the context's device, NULL for its default stream; ignored by the CPU. On CUDA the call is
  * asynchronous: it returns an error if the work could not be queued, and what goes wrong on the device later shows in a

@@ -14,7 +14,6 @@
  * from one launch to the next: with pieces of 12 to 32 MB it took 1.3 to 2 times as long on an H100 (launches too short). */
 #include "cublas.h"
 #include "cuda.h"
-#include "error.h"
 #include "permute.h"
 #include "rows.h"
 
@@ -53,18 +52,6 @@ static size_t round_up(size_t bytes)
 static bool has_cublas(const ks_device *device)
 {
     return device->backend == KS_CUDA && (device->blas[0] || ks_cublas_available());
-}
-
-/* A GPU reads an element only at a multiple of its size, so an array that does not begin at one cannot be read at all. */
-static ks_status check_alignment(const ks_problem *p, const ks_run_args *args)
-{
-    const void *const arrays[] = {args->x, args->k, args->y};
-    const size_t size = ks_type_bytes(p->type);
-    for (int n = 0; n < 3; n++)
-        if ((uintptr_t)arrays[n] % size)
-            return ks_fail(KS_ERR_ARGUMENT, "%c at %p is not aligned to its elements of %zu bytes", "xky"[n],
-                           arrays[n], size);
-    return KS_OK;
 }
 
 /* cuBLAS's time by tiles of at most 128 x 128: all units work as long as the one with most tiles. */
@@ -191,7 +178,7 @@ static void strided_cost(const ks_problem *p, const ks_device *device, double te
 static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
 {
     int previous;
-    ks_status s = check_alignment(p, args);
+    ks_status s = ks_cuda_aligned(p, args);
     if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     char *own = (char *)round_up((uintptr_t)args->workspace);
@@ -246,7 +233,7 @@ static void permute_cost(const ks_problem *p, const ks_device *device, double te
 static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
 {
     int previous;
-    ks_status s = check_alignment(p, args);
+    ks_status s = ks_cuda_aligned(p, args);
     if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     const bool first = p->layout == KS_BATCH_FIRST;

@@ -140,6 +140,17 @@ static ks_status check(const ks_device *device, const void *memory, const char *
     return s;
 }
 
+ks_status ks_cuda_aligned(const ks_problem *p, const ks_run_args *args)
+{
+    const void *const arrays[] = {args->x, args->k, args->y};
+    const size_t size = ks_type_bytes(p->type);
+    for (int n = 0; n < 3; n++)
+        if ((uintptr_t)arrays[n] % size)
+            return ks_fail(KS_ERR_ARGUMENT, "%c (%p) is not aligned to its elements of %zu bytes", "xky"[n],
+                           arrays[n], size);
+    return KS_OK;
+}
+
 /* While another stream of the process is captured, asking about the default stream fails: then too nothing may be measured. */
 static bool capturing(const ks_device *device, void *stream)
 {

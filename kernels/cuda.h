@@ -23,6 +23,10 @@ ks_status ks_cuda_status(int error, const char *what);
 int ks_cuda_arch(const ks_device *device);
 size_t ks_cuda_shared_bytes(const ks_device *device);
 
+/* KS_OK if x, k and y each begin at a multiple of an element's size; else KS_ERR_ARGUMENT names the one that does not: a GPU
+ * cannot read it. The first thing that every kernel's run asks. */
+ks_status ks_cuda_aligned(const ks_problem *problem, const ks_run_args *args);
+
 /* Functions of the backend's table (backend.h): those of memory_cuda.cu and timer_cuda.cu; cuda.c has the rest. */
 ks_status ks_cuda_alloc(const ks_device *device, size_t bytes, void **memory);
 void ks_cuda_free(const ks_device *device, void *memory);

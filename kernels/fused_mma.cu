@@ -112,11 +112,15 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
                                               : (double)n_tiles * k * (double)(v->TJ * j_tiles) / (double)p->b;
             const double piece = v->READER == LAST || l_tiles == 1 ? INFINITY : fmin(128, (double)v->TL * size);
             const double l2 = (x * (double)j_tiles + y) * (1 + request_bytes / piece) + k_traffic;
-            const double dram = x + y + k;
+            /* Parts that share bytes of X but do not run side by side find most of them in L2, not all. */
+            const double run = (double)v->TL * size;
+            const double sharing = (double)j_tiles * (run >= 64 ? 1 : fmin(64 / run, (double)l_tiles));
+            const double dram = x * (1 + 0.1 * fmax(0, sharing / (double)siblings - 1)) + y + k;
             /* The longest team's share, and blocks too few to draw all that memory gives. */
             const double share = (double)longest * (double)teams / (double)units;
             const double used = fmin(1, 1.25 * (double)(teams * siblings) / (double)device->units);
-            const double memory = fmax(dram / dram_rate, l2 / l2_rate) * share / used;
+            const double dram_s = dram / dram_rate, l2_s = l2 / l2_rate;
+            const double memory = (fmax(dram_s, l2_s) + 0.15 * fmin(dram_s, l2_s)) * share / used;
             const double busy = (double)longest * (steps * step_cycles(v) + unit_cycles) / clock_hz * per_unit;
             const double seconds = launch_s + fmax(memory, busy) + 0.25 * fmin(memory, busy);
             if (seconds >= out->seconds) continue;

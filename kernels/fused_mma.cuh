@@ -69,7 +69,8 @@ template <class T_, reader READER_, int D_, int LW_, int MT_, int NT_, int WN_, 
                                                                    : row_chunks;
     static constexpr int x_bytes = rows * x_pitch * 16;
     static constexpr int k_step_bytes = TL * TJ * 32;
-    static constexpr int LC = READER == VECTOR && LW > VL ? VL : LW; /* l's that a lane reads at a time */
+    static constexpr int STEPS = TK / KS % T::steps == 0 ? T::steps : 1; /* taken together */
+    static constexpr int LC = READER == VECTOR && LW > VL ? VL : LW;     /* l's that a lane reads at a time */
 
     static_assert(D % LW == 0, "warps share the l's evenly");
     static_assert(TK % KS == 0, "slabs of whole steps");
@@ -202,28 +203,34 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::LC][S::MT][4], const cha
     }
 }
 
-/* One step: acc[l][m-tile][n-tile] += X * K^T over KS values of k. ks: this step of K. */
-template <class S>
-__device__ __forceinline__ void multiply_step(float (&acc)[S::LW][S::MT][S::NT][4], const char *xs, const char *ks,
-                                              int step, int wn, int wj, int wl, int g, int t)
+/* STEPS steps from `step` on: acc[l][m-tile][n-tile] += X * K^T over STEPS * KS values of k. ks: K at the first of them. */
+template <class S, int STEPS>
+__device__ __forceinline__ void multiply_steps(float (&acc)[S::LW][S::MT][S::NT][4], const char *xs, const char *ks,
+                                               int step, int wn, int wj, int wl, int g, int t)
 {
     using T = typename S::T;
     const char *const lane = ks + ((wl * S::LW * S::TJ + wj * 8 * S::NT + g) * 32 + t * 8);
 #pragma unroll
     for (int u = 0; u < S::LW / S::LC; u++) {
-        uint32_t a[S::LC][S::MT][4];
-        read_x<S>(a, xs, step, u, wn, wl, g, t);
+        uint32_t a[STEPS][S::LC][S::MT][4];
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) read_x<S>(a[s], xs, step + s, u, wn, wl, g, t);
 #pragma unroll
         for (int l = 0; l < S::LC; l++) {
-            typename T::template operand<4> x[S::MT];
+            typename T::template operand<4> x[S::MT][STEPS];
 #pragma unroll
-            for (int m = 0; m < S::MT; m++) x[m].set(a[l][m]);
+            for (int m = 0; m < S::MT; m++)
+#pragma unroll
+                for (int s = 0; s < STEPS; s++) x[m][s].set(a[s][l][m]);
 #pragma unroll
             for (int n = 0; n < S::NT; n++) {
-                uint32_t raw[2];
-                load_words<2>(raw, lane + ((u * S::LC + l) * S::TJ + n * 8) * 32);
-                typename T::template operand<2> k;
-                k.set(raw);
+                typename T::template operand<2> k[STEPS];
+#pragma unroll
+                for (int s = 0; s < STEPS; s++) {
+                    uint32_t raw[2];
+                    load_words<2>(raw, lane + s * S::k_step_bytes + ((u * S::LC + l) * S::TJ + n * 8) * 32);
+                    k[s].set(raw);
+                }
 #pragma unroll
                 for (int m = 0; m < S::MT; m++) T::multiply(acc[u * S::LC + l][m][n], x[m], k);
             }
@@ -373,16 +380,28 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
         const stretch at = {p.x + (i * p.c * p.d + l0) * l_step * size, p.k + ((i * p.d + l0) * p.b + j0) * k_row,
                             p.y + ((i * p.b + j0) * p.d + l0) * l_step * size, j0, l0};
 
-        const auto load_k = [&](char *to, int k0) {
+        const auto copy_k = [&](char *to, int k0, int row, int chunk) {
+            const int l = row / S::TJ, j = row % S::TJ;
+            const bool valid = j0 + j < p.b && l0 + l < p.d && k0 + chunk * S::VL < p.c;
+            const int place = j / (8 * S::NT) * (8 * S::NT) + S::place(j % (8 * S::NT));
+            copy16(shared_address(to) + (chunk / 2 * S::TL * S::TJ + l * S::TJ + place) * 32 + chunk % 2 * 16,
+                   valid ? at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + k0 * size + chunk * 16 : p.k, valid);
+        };
+        const auto load_k = [&](char *to, int k0) { /* a slab */
+                                                    constexpr int row_chunks = S::TK / S::VL,
+                                                                  chunks = S::TL * S::TJ * row_chunks;
+#pragma unroll 1 /* unrolled, its addresses push others out of the registers */
+                                                    for (int i = 0; i < (chunks + S::threads - 1) / S::threads; i++) {
+                                                        const int c = i * S::threads + tid;
+                                                        if (chunks % S::threads != 0 && c >= chunks) break;
+                                                        copy_k(to, k0, c / row_chunks, c % row_chunks);
+                                                    }
+        };
+        const auto load_all_k = [&](char *to) {
             const int row_chunks = k_steps * 2;
-            for (int c = tid; c < S::TL * S::TJ * row_chunks; c += S::threads) {
-                const int row = c / row_chunks, chunk = c % row_chunks, l = row / S::TJ, j = row % S::TJ;
-                const bool valid = j0 + j < p.b && l0 + l < p.d && k0 + chunk * S::VL < p.c;
-                const int place = j / (8 * S::NT) * (8 * S::NT) + S::place(j % (8 * S::NT));
-                copy16(shared_address(to) + (chunk / 2 * S::TL * S::TJ + l * S::TJ + place) * 32 + chunk % 2 * 16,
-                       valid ? at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + k0 * size + chunk * 16 : p.k,
-                       valid);
-            }
+#pragma unroll 4
+            for (int c = tid; c < S::TL * S::TJ * row_chunks; c += S::threads)
+                copy_k(to, 0, c / row_chunks, c % row_chunks);
         };
         const auto load_x = [&](char *to, int64_t n0, int k0) {
             /* A thread's copies are a fixed number of rows apart where rows divide the threads evenly. */
@@ -435,7 +454,7 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
             }
             copies_commit();
         };
-        if (p.resident) load_k(memory, 0);
+        if (p.resident) load_all_k(memory);
         for (int s = 0; s < ahead; s++) load_next(s < total);
 
         float acc[S::LW][S::MT][S::NT][4];
@@ -452,12 +471,12 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
             const int steps = min(S::TK / S::KS, (p.c - slab * S::TK + S::KS - 1) / S::KS);
             if (steps == S::TK / S::KS) {
 #pragma unroll
-                for (int step = 0; step < S::TK / S::KS; step++)
-                    multiply_step<S>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
+                for (int step = 0; step < S::TK / S::KS; step += S::STEPS)
+                    multiply_steps<S, S::STEPS>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
             } else {
 #pragma unroll 1
                 for (int step = 0; step < steps; step++)
-                    multiply_step<S>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
+                    multiply_steps<S, 1>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
             }
             if (++slot == p.stages) slot = 0;
             if (++slab < p.slabs) continue;

@@ -18,7 +18,10 @@ constexpr variant float_shapes[] = {
     describe<shape<T, VECTOR, 8, 8, 1, 2, 4, 4, 16>>(), describe<shape<T, VECTOR, 8, 8, 1, 2, 4, 3, 16>>(),
     describe<shape<T, VECTOR, 12, 4, 2, 4, 2, 1, 8>>(), describe<shape<T, VECTOR, 16, 8, 1, 3, 4, 1, 8>>(),
     describe<shape<T, VECTOR, 16, 8, 1, 4, 2, 2, 8>>(), describe<shape<T, VECTOR, 16, 8, 1, 3, 2, 2, 8>>(),
-    describe<shape<T, LAST, 1, 1, 4, 4, 4, 4, 32>>(),   describe<shape<T, LAST, 1, 1, 2, 8, 8, 1, 32>>(),
+    describe<shape<T, VECTOR, 8, 8, 1, 2, 6, 2, 16>>(), describe<shape<T, VECTOR, 8, 8, 1, 2, 3, 4, 16>>(),
+    describe<shape<T, WHOLE, 1, 1, 2, 6, 6, 2, 32>>(),  describe<shape<T, WHOLE, 1, 1, 2, 8, 6, 2, 32>>(),
+    describe<shape<T, LAST, 1, 1, 4, 4, 4, 3, 32>>(),   describe<shape<T, LAST, 1, 1, 2, 6, 6, 2, 32>>(),
+    describe<shape<T, LAST, 1, 1, 2, 8, 6, 2, 32>>(),   describe<shape<T, LAST, 1, 1, 2, 8, 8, 1, 32>>(),
     describe<shape<T, LAST, 1, 1, 2, 6, 8, 1, 32>>(),   describe<shape<T, LAST, 1, 1, 2, 4, 1, 4, 32>>(),
 };
 

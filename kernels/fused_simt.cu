@@ -13,7 +13,6 @@
  *
  * Dropped: shared memory filled by cp.async, which cannot convert float16 on its way nor copy 2 bytes. */
 #include "cuda.h"
-#include "error.h"
 #include "rows.h"
 #include "split.cuh"
 
@@ -401,14 +400,9 @@ void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NT
 
 ks_status run(const ks_problem *p, const ks_run_args *args)
 {
-    const void *const arrays[] = {args->x, args->k, args->y};
-    const size_t size = ks_type_bytes(p->type);
-    for (int n = 0; n < 3; n++) /* a GPU reads an element only at a multiple of its size */
-        if ((uintptr_t)arrays[n] % size)
-            return ks_fail(KS_ERR_ARGUMENT, "%c at %p is not aligned to its elements of %zu bytes", "xky"[n],
-                           arrays[n], size);
     int previous;
-    ks_status s = ks_cuda_enter(args->device, &previous);
+    ks_status s = ks_cuda_aligned(p, args);
+    if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     const plan g = make_plan(p, args->device);
     switch (p->type) {

@@ -22,6 +22,8 @@ typedef enum ks_term {
     KS_NTERMS
 } ks_term;
 
+/* On CUDA run queues its work on the stream and returns. The workspace stays the kernel's own until that work is done: who
+ * takes it back does so in the stream's order, and neither run nor its caller waits. */
 typedef struct ks_run_args {
     const ks_device *device;
     const void *x, *k; /* k in block order */

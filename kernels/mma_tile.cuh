@@ -12,6 +12,9 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+#ifndef KS_STEPS
+#    define KS_STEPS 2
+#endif
 namespace ks_mma
 {
 
@@ -72,7 +75,7 @@ template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *to, co
 /* Types. `operand` is what A or B of one product is made of; `width` registers of raw bits in, as many or twice out. */
 
 template <class Scalar> struct half_type {
-    static constexpr int size = 2;
+    static constexpr int size = 2, steps = 1;
     using scalar = Scalar;
     template <int WIDTH> struct operand {
         uint32_t v[WIDTH];
@@ -86,11 +89,18 @@ template <class Scalar> struct half_type {
 };
 
 struct f16 : half_type<__half> {
-    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> &a, const operand<2> &b)
+    static __device__ __forceinline__ void product(float (&c)[4], const operand<4> &a, const operand<2> &b)
     {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));
+    }
+    template <int STEPS>
+    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> (&a)[STEPS],
+                                                    const operand<2> (&b)[STEPS])
+    {
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) product(c, a[s], b[s]);
     }
     static __device__ __forceinline__ uint32_t pack(float low, float high)
     {
@@ -104,12 +114,19 @@ struct f16 : half_type<__half> {
 };
 
 struct bf16 : half_type<__nv_bfloat16> {
-    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> &a, const operand<2> &b)
+    static __device__ __forceinline__ void product(float (&c)[4], const operand<4> &a, const operand<2> &b)
     {
         asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
             "{%0,%1,%2,%3};"
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));
+    }
+    template <int STEPS>
+    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> (&a)[STEPS],
+                                                    const operand<2> (&b)[STEPS])
+    {
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) product(c, a[s], b[s]);
     }
     static __device__ __forceinline__ uint32_t pack(float low, float high)
     {
@@ -124,11 +141,11 @@ struct bf16 : half_type<__nv_bfloat16> {
 
 /* float32 on TF32 tensor cores: x = high + low, high of 11 bits rounded to nearest, low exact and cut to 11 bits by the
  * hardware; the product is low*high + high*low + high*high. (CUTLASS calls it 3xTF32.) Tensor cores truncate when they add,
- * a bias that grows with the length of the sum, so each step starts from zero and is added in float32 by the ordinary units
- * (Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores, 2022, section 3.3). Without EXACT, the one
- * product high*high. Where an operand is infinite, low is NaN: the kernel then takes that output anew. */
+ * a bias that grows with the length of the sum, so every two steps start from zero and are added in float32 by the ordinary
+ * units (Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores, 2022, section 3.3). Without EXACT, the
+ * one product high*high. Where an operand is infinite, low is NaN: the kernel then takes that output anew. */
 template <bool EXACT> struct float_type {
-    static constexpr int size = 4;
+    static constexpr int size = 4, steps = EXACT ? 2 : 1;
     using scalar = float;
     static constexpr bool may_lose_infinity = EXACT;
     template <int WIDTH> struct operand {
@@ -153,18 +170,24 @@ template <bool EXACT> struct float_type {
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     }
-    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> &a, const operand<2> &b)
+    template <int STEPS>
+    static __device__ __forceinline__ void multiply(float (&c)[4], const operand<4> (&a)[STEPS],
+                                                    const operand<2> (&b)[STEPS])
     {
-        if constexpr (EXACT) {
-            float step[4] = {0, 0, 0, 0};
-            product(step, a.low, b.high);
-            product(step, a.high, b.low);
-            product(step, a.high, b.high);
+        float sum[4] = {0, 0, 0, 0};
 #pragma unroll
-            for (int i = 0; i < 4; i++) c[i] += step[i];
-        } else {
-            product(c, a.high, b.high);
+        for (int s = 0; s < STEPS; s++) {
+            if constexpr (EXACT) {
+                product(sum, a[s].low, b[s].high);
+                product(sum, a[s].high, b[s].low);
+                product(sum, a[s].high, b[s].high);
+            } else {
+                product(c, a[s].high, b[s].high);
+            }
         }
+        if constexpr (EXACT)
+#pragma unroll
+            for (int i = 0; i < 4; i++) c[i] += sum[i];
     }
     static __device__ __forceinline__ float narrow(float v)
     {

@@ -9,6 +9,7 @@
  * merely decline a CPU. */
 #include "trial.h"
 #include "kernel.h"
+#include "sandbox.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -255,6 +256,35 @@ static void test_candidates(void **state)
     }
 }
 
+/* What a GPU cannot read is refused by name before any device is touched, so that no GPU is needed to see it. */
+static void test_misaligned_on_gpu(void **state)
+{
+    enum { APART = 1 << 14 };
+    static _Alignas(256) unsigned char memory[4 * APART];
+    static const char *const names[] = {"x (", "k (", "y ("};
+    const ks_device gpu = {.backend = KS_CUDA, .units = 132, .arch = "sm_90", .blas = "cuBLAS"};
+    (void)state;
+    for (size_t row = 0; ks_kernels()[row] != NULL; row++)
+        for (int combo = 0; combo < KS_NTYPES * KS_NLAYOUTS; combo++) {
+            const ks_kernel *kernel = ks_kernels()[row];
+            const ks_problem p = {.a = 2,
+                                  .b = 16,
+                                  .c = 16,
+                                  .d = 1 + combo % 2,
+                                  .batch = 16,
+                                  .type = (ks_type)(combo / 2),
+                                  .layout = (ks_layout)(combo % 2)};
+            if (kernel->backend != KS_CUDA || !kernel->supports(&p, &gpu)) continue;
+            for (int which = 0; which < 3; which++) {
+                unsigned char *at[3];
+                for (int n = 0; n < 3; n++) at[n] = memory + n * APART + (n == which ? ks_type_bytes(p.type) / 2 : 0);
+                const ks_run_args args = {
+                    .device = &gpu, .x = at[0], .k = at[1], .y = at[2], .workspace = memory + 3 * APART};
+                assert_failure(kernel->run(&p, &args), KS_ERR_ARGUMENT, names[which], "aligned");
+            }
+        }
+}
+
 /* Last in the group: a kernel that hardly ever ran was hardly ever tested, and the tests above would not say so. */
 static void test_all_kernels_ran(void **state)
 {
@@ -305,6 +335,7 @@ int main(void)
         cmocka_unit_test_teardown(test_extreme_values, name_the_crash),
         cmocka_unit_test_teardown(test_large_outputs, name_the_crash),
         cmocka_unit_test(test_huge_sizes_supported),
+        cmocka_unit_test(test_misaligned_on_gpu),
         cmocka_unit_test(test_all_kernels_ran),
     };
     return cmocka_run_group_tests_name("kernels", tests, setup, NULL);

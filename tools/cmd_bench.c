@@ -153,8 +153,39 @@ static void print_row(const row *r)
            time / r->roofline_s, time_of(r, r->best_fused) / time, time_of(r, r->best_bmm) / time);
 }
 
+/* Rows of one type and layout, d = 1 apart: GPUs' kernels differ by these, and so do their distances to the roofline. */
+static bool same_group(const ks_problem *a, const ks_problem *b)
+{
+    return a->type == b->type && a->math == b->math && a->layout == b->layout && (a->d == 1) == (b->d == 1);
+}
+
+static void print_groups(const row *rows, size_t count)
+{
+    row *group = malloc((count + 1) * sizeof *group);
+    printf("\n%-20s %8s   %-18s %-18s %s\n", "group", "problems", "auto x roofline", "best x roofline", "auto's regret");
+    for (size_t i = 0; group && i < count; i++) {
+        const ks_problem *p = &rows[i].problem;
+        size_t size = 0;
+        for (size_t q = 0; q < count; q++) {
+            if (!same_group(p, &rows[q].problem)) continue;
+            if (q < i) break; /* shown already */
+            group[size++] = rows[q];
+        }
+        if (size == 0) continue;
+        const summary own = summarise(group, size, over_roofline), best = summarise(group, size, best_over_roofline),
+                      lost = summarise(group, size, regret);
+        char name[32];
+        snprintf(name, sizeof name, "%s %s, d %s", ks_type_name(p->type), ks_layout_name(p->layout),
+                 p->d == 1 ? "= 1" : "> 1");
+        printf("%-20s %8zu   %5.2f, p95 %5.2f   %5.2f, p95 %5.2f   mean %s, p95 %s\n", name, size, own.median, own.p95,
+               best.median, best.p95, cli_percent(lost.mean).s, cli_percent(lost.p95).s);
+    }
+    free(group);
+}
+
 static void print_summary(const row *rows, size_t count)
 {
+    print_groups(rows, count);
     const summary own = summarise(rows, count, over_roofline), best = summarise(rows, count, best_over_roofline);
     const summary lost = summarise(rows, count, regret), all = summarise(rows, count, permute_over_auto);
     const summary deep = summarise(rows, count, permute_over_auto_interleaved);

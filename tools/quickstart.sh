@@ -2,8 +2,9 @@
 # From a bare checkout to a calibrated library, in one go: sh tools/quickstart.sh
 #
 # Installs the Debian packages that are missing, builds in build/quickstart, measures this machine for half a minute,
-# and shows what the choice between the paths is worth here. Needs root or sudo only if a package is missing. The
-# measurements go to the user's own store ($KSAUTO_DB, else under ~/.local/share), so a second run goes on from the
+# and shows what the choice between the paths is worth here. Where there is an nvcc the build has the CUDA backend, and
+# the first GPU, if there is one, is measured for another half minute. Needs root or sudo only if a package is missing.
+# The measurements go to the user's own store ($KSAUTO_DB, else under ~/.local/share), so a second run goes on from the
 # first and every later program of this user profits.
 set -eu
 
@@ -20,24 +21,39 @@ fail() {
     exit 1
 }
 
+nvcc=$(find_nvcc) || nvcc=
 # shellcheck disable=SC2086
-need $build_packages || fail "stopped: the packages above are needed first."
+need $build_packages ${nvcc:+g++} || fail "stopped: the packages above are needed first."
 step "Configuring" cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKSAUTO_TESTS=OFF -DKSAUTO_WERROR=OFF ||
     fail "stopped: the build could not be configured."
+if grep -q 'CUDA backend: ON' "$log"; then
+    echo "For the CPU and for CUDA, by $nvcc"
+elif [ -n "$nvcc" ]; then
+    echo "For the CPU alone: $nvcc is there, but will not do. Why: $log"
+elif [ -e /dev/nvidiactl ]; then
+    echo "For the CPU alone: there is an NVIDIA GPU here, but no nvcc on the PATH or in /usr/local/cuda/bin."
+fi
 step "Building" cmake --build "$folder" -j "$(nproc)" || fail "stopped: the library could not be built."
 
 store=$("$ksauto" db path) || fail "stopped: there is no place for the measurements, see the message above."
-printf '\nMeasuring this machine for 30 s; the measurements are kept in %s\n' "$store"
-"$ksauto" calibrate --budget 30s --progress || fail "stopped: 'ksauto calibrate' failed, see the message above."
-
-printf '\nThe six factors of ViT-S/16, batch 25088, each kernel measured now:\n'
-"$ksauto" bench || fail "stopped: 'ksauto bench' failed, see the message above."
+devices=cpu on=
+if "$ksauto" devices | grep -q '^here  *cuda:0 '; then devices='cpu cuda:0' on=' --device cuda:0'; fi
+for device in $devices; do
+    printf '\nMeasuring %s for 30 s; the measurements are kept in %s\n' "$device" "$store"
+    "$ksauto" calibrate --device "$device" --budget 30s --progress ||
+        fail "stopped: 'ksauto calibrate --device $device' failed, see the message above."
+done
+for device in $devices; do
+    printf '\nThe six factors of ViT-S/16, batch 25088, on %s, each kernel measured now:\n' "$device"
+    "$ksauto" bench --device "$device" ||
+        fail "stopped: 'ksauto bench --device $device' failed, see the message above."
+done
 
 cat <<END
 
 Done in $(($(date +%s) - started)) s. Next, what this machine takes for a pattern and why; measuring on, for better advice;
 and installing the header, the libraries and the command for your own programs:
-  $ksauto advise 1,768,192,2 --batch 25088 --explain
-  $ksauto calibrate --budget 5m
+  $ksauto advise 1,768,192,2 --batch 25088 --explain$on
+  $ksauto calibrate --budget 5m$on
   cmake --install $folder --prefix PREFIX
 END

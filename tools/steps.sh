@@ -64,6 +64,15 @@ need() {
         apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends $missing
 }
 
-# What building the library and the command takes. OpenBLAS is loaded at run time, so its headers are not needed.
+# find_nvcc: prints the CUDA compiler that CMakeLists.txt would take; fails if there is none.
+find_nvcc() {
+    (
+        PATH="${CUDA_PATH:+$CUDA_PATH/bin:}${CUDA_HOME:+$CUDA_HOME/bin:}$PATH:/usr/local/cuda/bin"
+        command -v "${CUDACXX:-nvcc}"
+    )
+}
+
+# What building the library and the command takes; an nvcc wants g++ as well. OpenBLAS is loaded at run time, so its headers
+# are not needed.
 build_packages="gcc libc6-dev cmake ninja-build pkg-config libsqlite3-dev libcjson-dev libgsl-dev
     libopenblas0-pthread|libopenblas0-openmp|libopenblas0-serial"

@@ -2,20 +2,23 @@
 # Builds and runs the tests, on a bare machine too: sh tools/test.sh [--quick] [--long]
 #
 #     --quick   the release build and its quick tests only
-#     --long    in the release build also the tests that take minutes and gigabytes
+#     --long    also the tests that take minutes and gigabytes: in the release build, and on a GPU
 #
-# Without --quick these follow: everything again under AddressSanitizer and UndefinedBehaviorSanitizer, the tests that
-# use threads under ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten
-# seconds. A part that fails does not keep the others from running. The last line counts all of it; the exit status is
-# 0 only if nothing failed. Installs the Debian packages that are missing; needs root or sudo only for that.
+# The release build is for the CPU alone. Without --quick these follow: everything again with CUDA, where there is an
+# nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much; tests that need a GPU are skipped without
+# one), and under AddressSanitizer and UndefinedBehaviorSanitizer, the tests that use threads under ThreadSanitizer, a
+# build with clang (warnings are errors with it, too), and every fuzzer for ten seconds. A part that fails does not keep
+# the others from running. The last line counts all of it; the exit status is 0 only if nothing failed. Installs the
+# Debian packages that are missing, but not CUDA; needs root or sudo only for that.
 set -eu
 
 labels=quick
+cuda_labels=quick
 quick=false
 for argument; do
     case $argument in
     --quick) quick=true ;;
-    --long) labels='quick|long' ;;
+    --long) labels='quick|long' cuda_labels='quick|gpu' ;;
     *)
         echo "$0: unknown argument '$argument'; valid: --quick, --long" >&2
         exit 2
@@ -26,18 +29,26 @@ done
 cd "$(dirname "$0")/.."
 folder=build/test-logs
 . tools/steps.sh
-unset KSAUTO_DB KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA # the user's own settings are not what is tested
+unset KSAUTO_DB KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA KSAUTO_CHECK # the user's own settings are not what is tested
 started=$(date +%s)
 passed=0
 failed=0
 skipped=0
+untested=
 
-# build PRESET [TARGET...]: no test, but a failed one if it fails.
+# build PRESET [-DNAME=VALUE|TARGET]...: no test, but a failed one if it fails. No argument holds a blank.
 build() {
-    preset=$1
+    preset=$1 options='' targets=''
     shift
-    if step "$preset: configuring" cmake --preset "$preset" &&
-        step "$preset: building" cmake --build --preset "$preset" -j "$(nproc)" ${1:+--target "$@"}; then
+    for argument; do
+        case $argument in
+        -*) options="$options $argument" ;;
+        *) targets="$targets $argument" ;;
+        esac
+    done
+    # shellcheck disable=SC2086
+    if step "$preset: configuring" cmake --preset "$preset" $options &&
+        step "$preset: building" cmake --build --preset "$preset" -j "$(nproc)" ${targets:+--target $targets}; then
         return 0
     fi
     failed=$((failed + 1))
@@ -73,6 +84,22 @@ run() {
     echo "$preset: $(($(date +%s) - began)) s"
 }
 
+# With warnings as errors, and spills too. The launcher is run in build/cuda.
+cuda() {
+    if ! nvcc=$(find_nvcc); then
+        untested='no nvcc here, on the PATH or in /usr/local/cuda/bin'
+    elif ! "$nvcc" --version | grep -qE 'release (1[2-9]|[2-9][0-9])\.'; then
+        untested="$nvcc is older than CUDA 12"
+    fi
+    if [ -n "$untested" ]; then
+        skipped=$((skipped + 1))
+        echo "cuda: skipped, $untested"
+    elif build cuda '-DCMAKE_CUDA_ARCHITECTURES=80;90a-real' -DKSAUTO_WERROR=ON \
+        '-DCMAKE_CUDA_COMPILER_LAUNCHER=sh;../../tests/nvcc_spills.sh'; then
+        run cuda "$cuda_labels"
+    fi
+}
+
 fuzz() {
     fuzzers=$(cd tests && echo fuzz_*.c | sed 's/\.c\>//g')
     # shellcheck disable=SC2086
@@ -100,8 +127,9 @@ fuzz() {
 
 # shellcheck disable=SC2086
 if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy jq; then
-    if build release; then run release "$labels"; fi
+    if build release -DKSAUTO_CUDA=OFF; then run release "$labels"; fi
     if ! $quick; then
+        cuda
         export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
         if build asan; then run asan quick; fi
         # ThreadSanitizer cannot live with much randomness in addresses; not everywhere may it be turned off.
@@ -117,6 +145,7 @@ else
 fi
 
 printf '\n%d min %d s in all\n' $((($(date +%s) - started) / 60)) $((($(date +%s) - started) % 60))
+if [ -n "$untested" ]; then echo "The CUDA build was not tested: $untested"; fi
 if [ "$skipped" -gt 0 ]; then also=", $skipped skipped"; else also=; fi
 echo "$passed passed, $failed failed$also"
 [ "$failed" -eq 0 ]
