@@ -108,6 +108,10 @@ template <class T_, reader READER_, int D_, int LW_, int MT_, int NT_, int WN_, 
         const int group = j / (8 * G), in_group = j % (8 * G);
         return (group * G + in_group % (2 * G) / 2) * 8 + in_group / (2 * G) * 2 + (j & 1);
     }
+    static __device__ __forceinline__ int block_place(int j) /* of any of the block's j's */
+    {
+        return j / (8 * NT) * (8 * NT) + place(j % (8 * NT));
+    }
 };
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b)
@@ -380,62 +384,67 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
         const stretch at = {p.x + (i * p.c * p.d + l0) * l_step * size, p.k + ((i * p.d + l0) * p.b + j0) * k_row,
                             p.y + ((i * p.b + j0) * p.d + l0) * l_step * size, j0, l0};
 
-        const auto copy_k = [&](char *to, int k0, int row, int chunk) {
-            const int l = row / S::TJ, j = row % S::TJ;
-            const bool valid = j0 + j < p.b && l0 + l < p.d && k0 + chunk * S::VL < p.c;
-            const int place = j / (8 * S::NT) * (8 * S::NT) + S::place(j % (8 * S::NT));
-            copy16(shared_address(to) + (chunk / 2 * S::TL * S::TJ + l * S::TJ + place) * 32 + chunk % 2 * 16,
-                   valid ? at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + k0 * size + chunk * 16 : p.k, valid);
+        /* Each thread copies the same chunk of rows a fixed step apart, so that a copy costs an addition and a comparison.
+         * The threads that a row's chunks do not divide stay out. */
+        constexpr int x_step = S::threads / S::row_chunks;
+        const int x_row0 = tid / S::row_chunks, x_chunk = tid % S::row_chunks;
+        constexpr bool pieces = S::READER == VECTOR && S::k_chunks * 16 == S::TL * size; /* whole chunks of each k */
+        const int x_k = pieces ? x_chunk / S::k_chunks : 0, x_v = pieces ? x_chunk % S::k_chunks : x_chunk;
+        const char *const x_own = at.x + x_row0 * p.x_row + static_cast<int64_t>(x_k) * p.d * size + x_v * 16;
+        const auto load_x = [&](char *to, int64_t n0, int k0) {
+            const int n_left = static_cast<int>(min(p.batch - n0, static_cast<int64_t>(S::TN))), k_left = p.c - k0;
+            const int row_end = x_row0 >= x_step ? 0 : S::READER == LAST ? k_left : n_left;
+            const bool inside = S::READER == LAST ? x_chunk * S::VL < n_left
+                                : pieces          ? x_k < k_left && l0 + x_v * S::VL < p.d
+                                                  : x_chunk * S::VL < k_left * S::TL;
+            const char *from = x_own + (S::READER == LAST ? k0 * p.x_row + n0 * size
+                                                          : n0 * p.x_row + static_cast<int64_t>(k0) * p.d * size);
+            const uint32_t first = shared_address(to);
+#pragma unroll
+            for (int i = 0; i < (S::rows + x_step - 1) / x_step; i++) {
+                const int row = x_row0 + i * x_step;
+                const int quarter = (S::READER == LAST ? row : x_k) / S::KT % 4;
+                if ((S::rows % x_step != 0 || S::threads % S::row_chunks != 0) &&
+                    (row >= S::rows || x_row0 >= x_step))
+                    break;
+                copy16(first + (row * S::x_pitch + (x_chunk ^ S::x_swizzle(row, quarter))) * 16, from,
+                       inside && row < row_end);
+                from += x_step * p.x_row;
+            }
         };
-        const auto load_k = [&](char *to, int k0) { /* a slab */
-                                                    constexpr int row_chunks = S::TK / S::VL,
-                                                                  chunks = S::TL * S::TJ * row_chunks;
-#pragma unroll 1 /* unrolled, its addresses push others out of the registers */
-                                                    for (int i = 0; i < (chunks + S::threads - 1) / S::threads; i++) {
-                                                        const int c = i * S::threads + tid;
-                                                        if (chunks % S::threads != 0 && c >= chunks) break;
-                                                        copy_k(to, k0, c / row_chunks, c % row_chunks);
-                                                    }
+
+        /* Of K, a chunk of one j for l's a fixed step apart; of j's, too, where a thread has several. */
+        constexpr int k_chunks = S::TK / S::VL, k_all = S::TJ * k_chunks;
+        constexpr int kl_step = k_all < S::threads ? S::threads / k_all : 1, j_step = S::threads / k_chunks;
+        const int k_l = tid / k_all, k_j = tid % k_all / k_chunks, k_chunk = tid % k_chunks;
+        const char *const k_own = at.k + (static_cast<int64_t>(k_l) * p.b + k_j) * k_row + k_chunk * 16;
+        const auto load_k = [&](char *to, int k0) {
+            const bool inside = k_chunk * S::VL < p.c - k0;
+            const uint32_t first = shared_address(to) + k_chunk / 2 * S::k_step_bytes + k_chunk % 2 * 16;
+#pragma unroll
+            for (int q = 0; q < (S::TJ + j_step - 1) / j_step; q++) {
+                const int j = k_j + q * j_step;
+                if (j >= S::TJ || k_l >= kl_step) break;
+                const char *from = k_own + k0 * size + q * j_step * k_row;
+                const bool valid = inside && j0 + j < p.b;
+#pragma unroll
+                for (int i = 0; i < (S::TL + kl_step - 1) / kl_step; i++) {
+                    const int l = k_l + i * kl_step;
+                    if (S::TL % kl_step != 0 && l >= S::TL) break;
+                    copy16(first + (l * S::TJ + S::block_place(j)) * 32, from, valid && l0 + l < p.d);
+                    from += kl_step * p.b * k_row;
+                }
+            }
         };
         const auto load_all_k = [&](char *to) {
             const int row_chunks = k_steps * 2;
 #pragma unroll 4
-            for (int c = tid; c < S::TL * S::TJ * row_chunks; c += S::threads)
-                copy_k(to, 0, c / row_chunks, c % row_chunks);
-        };
-        const auto load_x = [&](char *to, int64_t n0, int k0) {
-            /* A thread's copies are a fixed number of rows apart where rows divide the threads evenly. */
-            constexpr int chunks = S::rows * S::row_chunks;
-            constexpr bool even = S::threads % S::row_chunks == 0;
-            constexpr int row_step = even ? S::threads / S::row_chunks : 0;
-            const int n_left = static_cast<int>(min(p.batch - n0, static_cast<int64_t>(S::TN)));
-            const char *const slab = S::READER == LAST ? at.x + k0 * p.x_row + n0 * size
-                                                       : at.x + n0 * p.x_row + static_cast<int64_t>(k0) * p.d * size;
-            const int row0 = tid / S::row_chunks, chunk0 = tid % S::row_chunks;
-#pragma unroll
-            for (int i = 0; i < (chunks + S::threads - 1) / S::threads; i++) {
-                const int c = i * S::threads + tid;
-                if (chunks % S::threads != 0 && c >= chunks) break;
-                const int row = even ? row0 + i * row_step : c / S::row_chunks;
-                const int chunk = even ? chunk0 : c % S::row_chunks;
-                int64_t offset;
-                bool valid;
-                int quarter = 0; /* of a step */
-                if constexpr (S::READER == LAST) {
-                    quarter = row / S::KT % 4;
-                    valid = k0 + row < p.c && chunk * S::VL < n_left;
-                    offset = chunk * 16;
-                } else if constexpr (S::k_chunks * 16 == S::TL * size) { /* whole chunks for each k */
-                    const int kk = chunk / S::k_chunks, v = chunk % S::k_chunks;
-                    quarter = kk / S::KT % 4;
-                    valid = k0 + kk < p.c && row < n_left && l0 + v * S::VL < p.d;
-                    offset = static_cast<int64_t>(kk) * p.d * size + v * 16;
-                } else { /* TL = d: the row is contiguous */
-                    valid = chunk * S::VL < (p.c - k0) * S::TL && row < n_left;
-                    offset = chunk * 16;
-                }
-                copy16(shared_address(to) + (row * S::x_pitch + (chunk ^ S::x_swizzle(row, quarter))) * 16,
-                       valid ? slab + row * p.x_row + offset : p.x, valid);
+            for (int c = tid; c < S::TL * S::TJ * row_chunks; c += S::threads) {
+                const int row = c / row_chunks, chunk = c % row_chunks, l = row / S::TJ, j = row % S::TJ;
+                copy16(shared_address(to) + chunk / 2 * S::k_step_bytes + (l * S::TJ + S::block_place(j)) * 32 +
+                           chunk % 2 * 16,
+                       at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + chunk * 16,
+                       j0 + j < p.b && l0 + l < p.d && chunk * S::VL < p.c);
             }
         };
 

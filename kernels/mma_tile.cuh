@@ -23,7 +23,7 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-/* 16 bytes from global to shared memory past L1; zeros if !valid (then nothing is read). */
+/* 16 bytes from global to shared memory past L1; zeros if !valid: then nothing is read, wherever `from` points. */
 __device__ __forceinline__ void copy16(uint32_t to, const void *from, bool valid)
 {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0)

@@ -162,7 +162,8 @@ static bool same_group(const ks_problem *a, const ks_problem *b)
 static void print_groups(const row *rows, size_t count)
 {
     row *group = malloc((count + 1) * sizeof *group);
-    printf("\n%-20s %8s   %-18s %-18s %s\n", "group", "problems", "auto x roofline", "best x roofline", "auto's regret");
+    printf("\n%-20s %8s   %-18s %-18s %s\n", "group", "problems", "auto x roofline", "best x roofline",
+           "auto's regret");
     for (size_t i = 0; group && i < count; i++) {
         const ks_problem *p = &rows[i].problem;
         size_t size = 0;
@@ -177,8 +178,8 @@ static void print_groups(const row *rows, size_t count)
         char name[32];
         snprintf(name, sizeof name, "%s %s, d %s", ks_type_name(p->type), ks_layout_name(p->layout),
                  p->d == 1 ? "= 1" : "> 1");
-        printf("%-20s %8zu   %5.2f, p95 %5.2f   %5.2f, p95 %5.2f   mean %s, p95 %s\n", name, size, own.median, own.p95,
-               best.median, best.p95, cli_percent(lost.mean).s, cli_percent(lost.p95).s);
+        printf("%-20s %8zu   %5.2f, p95 %5.2f   %5.2f, p95 %5.2f   mean %s, p95 %s\n", name, size, own.median,
+               own.p95, best.median, best.p95, cli_percent(lost.mean).s, cli_percent(lost.p95).s);
     }
     free(group);
 }
