@@ -91,10 +91,10 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
     for (int resident = 0; resident < 2; resident++) {
         const int64_t k_bytes = (int64_t)(resident ? steps : v->TK / v->KS) * v->k_step_bytes;
         const int64_t stage = v->x_bytes + (resident ? 0 : k_bytes);
-        int64_t stages = ((int64_t)shared_most - (resident ? k_bytes : 0)) / stage;
+        int64_t stages = ((int64_t)shared_most - v->staging_bytes - (resident ? k_bytes : 0)) / stage;
         if (stages < 2) continue;
         if (stages > 4) stages = 4;
-        const int64_t shared = (resident ? k_bytes : 0) + stages * stage;
+        const int64_t staging = (resident ? k_bytes : 0) + stages * stage, shared = staging + v->staging_bytes;
         int per_unit = (int)((int64_t)(shared_most + 2048) / (shared + 1024));
         if (per_unit > 256 / v->threads) per_unit = v->threads > 256 ? 1 : 256 / v->threads;
         if (per_unit < 1) per_unit = 1;
@@ -137,7 +137,7 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
             a.y_row = (last ? p->d * p->batch : p->a * p->b * p->d) * size;
             a.units = units, a.n_tiles = n_tiles, a.j_tiles = (int)j_tiles, a.siblings = (int)siblings;
             a.teams = (int)teams, a.rounds = (int)rounds, a.slabs = slabs, a.stages = (int)stages;
-            a.resident = resident;
+            a.resident = resident, a.staging = (int)staging;
             a.wide_stores = p->b * p->d * size % 16 == 0;
         }
     }

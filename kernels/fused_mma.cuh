@@ -21,98 +21,10 @@
 #ifndef KS_FUSED_MMA_CUH
 #define KS_FUSED_MMA_CUH
 
-#include "mma_tile.cuh"
+#include "mma_store.cuh"
 
 namespace ks_mma
 {
-
-enum reader { WHOLE, VECTOR, LAST };
-
-/* Filled in by plan() in fused_mma.cu. Offsets and pitches in bytes unless said otherwise. */
-struct arguments {
-    const char *x, *k;
-    char *y;
-    int64_t batch;
-    int b, c, d;
-    int64_t x_row, y_row; /* batch-first: from n to n + 1; batch-last: from k to k + 1, from j to j + 1 */
-    int64_t units;        /* of one sibling: a * rounds * n_tiles */
-    int64_t n_tiles;
-    int j_tiles, siblings, teams, rounds; /* siblings * rounds = j_tiles * l_tiles */
-    int slabs, stages;
-    bool resident;
-    bool wide_stores; /* rows of Y are aligned to 16 bytes */
-};
-
-/* T: type. D: WHOLE: the pattern's d. VECTOR: TL. LAST: 1. A warp computes 16*MT rows x 8*NT columns x LW l's; WN x WJ x WL
- * warps make a block. TK values of k make a slab. */
-template <class T_, reader READER_, int D_, int LW_, int MT_, int NT_, int WN_, int WJ_, int TK_> struct shape {
-    using T = T_;
-    static constexpr reader READER = READER_;
-    static constexpr int size = T::size, D = D_, LW = LW_, MT = MT_, NT = NT_, WN = WN_, WJ = WJ_, TK = TK_;
-    static constexpr int WL = D / LW, TL = D;
-    static constexpr int KT = 8 / size, KS = 32 / size,
-                         VL = 16 / size; /* k's of a lane, of a step; values of a chunk */
-    static constexpr int threads = 32 * WN * WJ * WL;
-    static constexpr int TN = 16 * MT * WN, TJ = 8 * NT * WJ;
-    /* Neighbouring columns of how many products a lane gathers for its stores. */
-    static constexpr int G = READER != WHOLE              ? 1
-                             : NT % 4 == 0 && 8 * D <= VL ? 4
-                             : NT % 2 == 0 && 4 * D <= VL ? 2
-                                                          : 1;
-
-    /* X in shared memory: `rows` rows (n; k in batch-last) of `row_chunks`, `x_pitch` apart. */
-    static constexpr int rows = READER == LAST ? TK : TN;
-    static constexpr int row_chunks = READER == LAST ? TN / VL : TK * TL / VL;
-    static constexpr int k_chunks = TL * size / 16; /* VECTOR: chunks of one k */
-    static constexpr int x_pitch = READER != WHOLE ? (LW * size >= 16 || READER == LAST ? row_chunks : row_chunks | 1)
-                                   : D == 3 && row_chunks % 8 != 6 ? (row_chunks + 1) / 8 * 8 + 6
-                                                                   : row_chunks;
-    static constexpr int x_bytes = rows * x_pitch * 16;
-    static constexpr int k_step_bytes = TL * TJ * 32;
-    static constexpr int STEPS = TK / KS % T::steps == 0 ? T::steps : 1; /* taken together */
-    static constexpr int LC = READER == VECTOR && LW > VL ? VL : LW;     /* l's that a lane reads at a time */
-
-    static_assert(D % LW == 0, "warps share the l's evenly");
-    static_assert(TK % KS == 0, "slabs of whole steps");
-    static_assert(READER != WHOLE || LW == D, "a lane reads all l's");
-    static_assert(READER != LAST || MT % (VL / 2) == 0, "a lane reads whole chunks of n's");
-    static_assert(row_chunks * VL == (READER == LAST ? TN : TK * TL), "rows of whole chunks");
-    static_assert(READER != WHOLE || D == 3 || x_pitch % 4 == 0, "swizzles stay within rows");
-
-    /* What is exclusive-ored to the number of a chunk of row r (of k's `step quarter` t = (k / KT) % 4). */
-    static __device__ __forceinline__ int x_swizzle(int r, int t)
-    {
-        if constexpr (READER == LAST) return t << 1;
-        if constexpr (READER == WHOLE) {
-            if constexpr (D == 1) return x_pitch % 8 == 0 ? (r & 3) << 1 : x_pitch % 8 == 4 ? r & 2 : 0;
-            if constexpr (D == 2 || D == 6) return x_pitch % 8 == 0 ? (r & 1) << 2 : 0;
-            if constexpr (D == 4) return r & 1;
-            return 0;
-        } else {
-            if constexpr (LW * size < 16) return 0;
-            if constexpr (KT * k_chunks == 2) return r & 1;
-            if constexpr (KT * k_chunks == 4) return (t >> 1) | (r & 1) << 1;
-            return t | (r & 1) << 2;
-        }
-    }
-    /* Which j, from the warp's first, column c of product `tile` stands for; and the way back, to tile * 8 + c. In VECTOR
-     * mode a store takes one column of each lane t, so there the columns of one parity are neighbours. */
-    static __device__ __forceinline__ int column(int tile, int c)
-    {
-        if constexpr (READER == VECTOR) return tile * 8 + (c & 1) * 4 + (c >> 1);
-        return tile / G * 8 * G + (c >> 1) * 2 * G + tile % G * 2 + (c & 1);
-    }
-    static __device__ __forceinline__ int place(int j)
-    {
-        if constexpr (READER == VECTOR) return (j & ~7) + (j & 3) * 2 + (j >> 2 & 1);
-        const int group = j / (8 * G), in_group = j % (8 * G);
-        return (group * G + in_group % (2 * G) / 2) * 8 + in_group / (2 * G) * 2 + (j & 1);
-    }
-    static __device__ __forceinline__ int block_place(int j) /* of any of the block's j's */
-    {
-        return j / (8 * NT) * (8 * NT) + place(j % (8 * NT));
-    }
-};
 
 __device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b)
 {
@@ -240,121 +152,6 @@ __device__ __forceinline__ void multiply_steps(float (&acc)[S::LW][S::MT][S::NT]
             }
         }
     }
-}
-
-/* Rounds neighbouring results to the type, as words. */
-template <class T, int WORDS, int COUNT>
-__device__ __forceinline__ void pack_run(uint32_t (&w)[WORDS], const float (&v)[COUNT])
-{
-    static_assert(COUNT * T::size == WORDS * 4, "whole words");
-#pragma unroll
-    for (int i = 0; i < WORDS; i++) {
-        if constexpr (T::size == 2)
-            w[i] = T::pack(v[2 * i], v[2 * i + 1]);
-        else
-            w[i] = __float_as_uint(v[i]);
-    }
-}
-
-/* Stores neighbouring results. */
-template <class T, int COUNT> __device__ __forceinline__ void store_run(char *to, const float (&v)[COUNT], bool wide)
-{
-    constexpr int words = COUNT * T::size / 4;
-    if (!wide) {
-#pragma unroll
-        for (int e = 0; e < COUNT; e++) reinterpret_cast<typename T::scalar *>(to)[e] = T::narrow(v[e]);
-        return;
-    }
-    uint32_t w[words];
-    pack_run<T>(w, v);
-    if constexpr (words % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i < words / 4; i++)
-            reinterpret_cast<uint4 *>(to)[i] = make_uint4(w[4 * i], w[4 * i + 1], w[4 * i + 2], w[4 * i + 3]);
-    } else if constexpr (words % 2 == 0) {
-#pragma unroll
-        for (int i = 0; i < words / 2; i++) reinterpret_cast<uint2 *>(to)[i] = make_uint2(w[2 * i], w[2 * i + 1]);
-    } else {
-#pragma unroll
-        for (int i = 0; i < words; i++) reinterpret_cast<uint32_t *>(to)[i] = w[i];
-    }
-}
-
-/* The strip of results that lane (g, t) stores together: its number in 0..runs-1 gives n, j and l of the first. */
-template <class S> struct strip {
-    static constexpr int length = S::READER == LAST ? S::VL : S::READER == WHOLE ? 2 * S::G * S::D : S::LW;
-    static constexpr int count = S::MT * S::NT * S::LW * 4 / length;
-    int n, j, l; /* from the tile's first */
-    __device__ __forceinline__ strip(int number, int wn, int wj, int wl, int g, int t)
-    {
-        if constexpr (S::READER == LAST) {
-            constexpr int vectors = S::MT * 2 / S::VL;
-            const int v = number / (2 * S::NT), col = number % (2 * S::NT);
-            n = ((wn * vectors + v) * 8 + g) * S::VL, j = wj * 8 * S::NT + S::column(col / 2, 2 * t + col % 2), l = 0;
-        } else {
-            constexpr int columns = S::READER == WHOLE ? S::NT / S::G : 2 * S::NT;
-            const int row = number / columns, col = number % columns;
-            n = wn * 16 * S::MT + row * 8 + g, l = wl * S::LW;
-            j = wj * 8 * S::NT +
-                (S::READER == WHOLE ? col * 8 * S::G + 2 * S::G * t : S::column(col / 2, 2 * t + col % 2));
-        }
-    }
-    /* Element e of the strip: which accumulator. All arguments are known when the loops are unrolled. */
-    static __device__ __forceinline__ float pick(const float (&acc)[S::LW][S::MT][S::NT][4], int number, int e)
-    {
-        if constexpr (S::READER == LAST) {
-            constexpr int MV = S::VL / 2;
-            const int v = number / (2 * S::NT), col = number % (2 * S::NT);
-            return acc[0][v * MV + e / 2][col / 2][e % 2 * 2 + col % 2];
-        } else if constexpr (S::READER == WHOLE) {
-            const int row = number / (S::NT / S::G), group = number % (S::NT / S::G), jj = e / S::D;
-            return acc[e % S::D][row / 2][group * S::G + jj / 2][row % 2 * 2 + jj % 2];
-        } else {
-            const int row = number / (2 * S::NT), col = number % (2 * S::NT);
-            return acc[e][row / 2][col / 2][row % 2 * 2 + col % 2];
-        }
-    }
-};
-
-/* A stretch of units of one block: what stays the same while K does. */
-struct stretch {
-    const char *x, *k; /* of the first (i, l), and j */
-    char *y;
-    int j0, l0;
-};
-
-template <class S>
-__device__ __forceinline__ char *output(const arguments &p, const stretch &at, int64_t n, int j, int l)
-{
-    return at.y + (S::READER == LAST ? j * p.y_row + n * S::size
-                                     : n * p.y_row + (static_cast<int64_t>(j) * p.d + l) * S::size);
-}
-
-/* Takes this lane's NaNs of a tile anew, in float32 by ordinary units: splitting an infinite operand makes a NaN that may
- * not belong in the sum. Rare, so kept out of the way of the registers. */
-template <class S>
-__device__ __noinline__ void rescue(const arguments &p, const stretch &at, int64_t n0, int wn, int wj, int wl, int g,
-                                    int t)
-{
-    const int64_t x_step = S::READER == LAST ? p.x_row : static_cast<int64_t>(p.d) * 4;
-#pragma unroll 1
-    for (int number = 0; number < strip<S>::count; number++)
-#pragma unroll 1
-        for (int e = 0; e < strip<S>::length; e++) {
-            const strip<S> r(number, wn, wj, wl, g, t);
-            const int64_t n = n0 + r.n + (S::READER == LAST ? e : 0);
-            const int j = r.j + (S::READER == WHOLE ? e / S::D : 0);
-            const int l = r.l + (S::READER == WHOLE ? e % S::D : S::READER == VECTOR ? e : 0);
-            if (n >= p.batch || at.j0 + j >= p.b || at.l0 + l >= p.d) continue;
-            float *const y = reinterpret_cast<float *>(output<S>(p, at, n, j, l));
-            if (*y == *y) continue;
-            const char *const x = at.x + (S::READER == LAST ? (l * p.batch + n) * 4 : n * p.x_row + l * 4);
-            const float *const k = reinterpret_cast<const float *>(at.k) + (static_cast<int64_t>(l) * p.b + j) * p.c;
-            float sum = 0;
-#pragma unroll 1
-            for (int q = 0; q < p.c; q++) sum = fmaf(*reinterpret_cast<const float *>(x + q * x_step), k[q], sum);
-            *y = sum;
-        }
 }
 
 template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(const __grid_constant__ arguments p)
@@ -494,48 +291,54 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
             slab = 0;
             const int64_t n0 = tile++ * S::TN;
             bool lost = false;
+            if (S::STAGED && p.wide_stores) {
+                lost = store_staged<S>(acc, p, at, memory + p.staging + warp * 8 * S::staged_pitch, n0, wn, wj, lane);
+            } else {
 #pragma unroll
-            for (int number = 0; number < strip<S>::count; number++) {
-                const strip<S> r(number, wn, wj, wl, g, t);
-                float v[strip<S>::length];
+                for (int number = 0; number < strip<S>::count; number++) {
+                    const strip<S> r(number, wn, wj, wl, g, t);
+                    float v[strip<S>::length];
 #pragma unroll
-                for (int e = 0; e < strip<S>::length; e++) {
-                    v[e] = strip<S>::pick(acc, number, e);
-                    if (T::may_lose_infinity) lost |= v[e] != v[e];
-                }
-                const int64_t n = n0 + r.n;
-                char *const to = output<S>(p, at, n, r.j, r.l);
-                if constexpr (strip<S>::length * size == 32 && S::READER == VECTOR) {
-                    /* Lanes t and t^1 hold 32 bytes each, of neighbouring j's: together they store first the one's, then
-                     * the other's, so that every store is of whole sectors. */
-                    uint32_t w[8], sent[4];
-                    pack_run<T>(w, v);
-                    const bool odd = t & 1;
-#pragma unroll
-                    for (int q = 0; q < 4; q++) sent[q] = __shfl_xor_sync(0xffffffffu, odd ? w[q] : w[q + 4], 1);
-                    const bool inside = n < p.batch && l0 + r.l < p.d;
-                    char *const own = to + odd * 16;
-                    const int64_t across = static_cast<int64_t>(p.d) * size;
-                    if (inside && j0 + r.j - odd < p.b)
-                        *reinterpret_cast<uint4 *>(odd ? own - across : own) =
-                            odd ? make_uint4(sent[0], sent[1], sent[2], sent[3]) : make_uint4(w[0], w[1], w[2], w[3]);
-                    if (inside && j0 + r.j + !odd < p.b)
-                        *reinterpret_cast<uint4 *>(odd ? own : own + across) =
-                            odd ? make_uint4(w[4], w[5], w[6], w[7]) : make_uint4(sent[0], sent[1], sent[2], sent[3]);
-                    continue;
-                }
-                if (n >= p.batch || l0 + r.l >= p.d) continue;
-                if constexpr (S::READER == WHOLE) {
-                    const int left = p.b - (j0 + r.j);
-                    if (left >= 2 * S::G) {
-                        store_run<T>(to, v, p.wide_stores);
-                    } else {
-#pragma unroll
-                        for (int e = 0; e < strip<S>::length; e++)
-                            if (e / S::D < left) reinterpret_cast<typename T::scalar *>(to)[e] = T::narrow(v[e]);
+                    for (int e = 0; e < strip<S>::length; e++) {
+                        v[e] = strip<S>::pick(acc, number, e);
+                        if (T::may_lose_infinity) lost |= v[e] != v[e];
                     }
-                } else {
-                    if (j0 + r.j < p.b) store_run<T>(to, v, true);
+                    const int64_t n = n0 + r.n;
+                    char *const to = output<S>(p, at, n, r.j, r.l);
+                    if constexpr (strip<S>::length * size == 32 && S::READER == VECTOR) {
+                        /* Lanes t and t^1 hold 32 bytes each, of neighbouring j's: together they store first the one's, then
+                         * the other's, so that every store is of whole sectors. */
+                        uint32_t w[8], sent[4];
+                        pack_run<T>(w, v);
+                        const bool odd = t & 1;
+#pragma unroll
+                        for (int q = 0; q < 4; q++) sent[q] = __shfl_xor_sync(0xffffffffu, odd ? w[q] : w[q + 4], 1);
+                        const bool inside = n < p.batch && l0 + r.l < p.d;
+                        char *const own = to + odd * 16;
+                        const int64_t across = static_cast<int64_t>(p.d) * size;
+                        if (inside && j0 + r.j - odd < p.b)
+                            *reinterpret_cast<uint4 *>(odd ? own - across : own) =
+                                odd ? make_uint4(sent[0], sent[1], sent[2], sent[3])
+                                    : make_uint4(w[0], w[1], w[2], w[3]);
+                        if (inside && j0 + r.j + !odd < p.b)
+                            *reinterpret_cast<uint4 *>(odd ? own : own + across) =
+                                odd ? make_uint4(w[4], w[5], w[6], w[7])
+                                    : make_uint4(sent[0], sent[1], sent[2], sent[3]);
+                        continue;
+                    }
+                    if (n >= p.batch || l0 + r.l >= p.d) continue;
+                    if constexpr (S::READER == WHOLE) {
+                        const int left = p.b - (j0 + r.j);
+                        if (left >= 2 * S::G) {
+                            store_run<T>(to, v, p.wide_stores);
+                        } else {
+#pragma unroll
+                            for (int e = 0; e < strip<S>::length; e++)
+                                if (e / S::D < left) reinterpret_cast<typename T::scalar *>(to)[e] = T::narrow(v[e]);
+                        }
+                    } else {
+                        if (j0 + r.j < p.b) store_run<T>(to, v, true);
+                    }
                 }
             }
             if (T::may_lose_infinity && lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
@@ -550,14 +353,16 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
 /* A shape as the host sees it, and its kernel. */
 struct variant {
     reader READER;
-    int size, LW, MT, NT, TN, TJ, TL, TK, KS, VL, threads, x_bytes, k_step_bytes;
+    int size, LW, MT, NT, TN, TJ, TL, TK, KS, VL, threads, x_bytes, k_step_bytes, staging_bytes;
     void (*kernel)(const arguments);
 };
 
 template <class S> constexpr variant describe()
 {
-    return {S::READER, S::size, S::LW, S::MT,      S::NT,      S::TN,           S::TJ,       S::TL,
-            S::TK,     S::KS,   S::VL, S::threads, S::x_bytes, S::k_step_bytes, fused_mma<S>};
+    return {S::READER,   S::size,    S::LW,      S::MT,           S::NT,
+            S::TN,       S::TJ,      S::TL,      S::TK,           S::KS,
+            S::VL,       S::threads, S::x_bytes, S::k_step_bytes, S::staging_bytes,
+            fused_mma<S>};
 }
 
 } // namespace ks_mma
