@@ -84,6 +84,7 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
     const int slabs = (int)ceil_div(p->c, v->TK);
     const int steps = (int)ceil_div(p->c, v->KS);
     const int size = v->size;
+    const double cycles = step_cycles(v);
     const double l2_rate = device->units * l2_unit_bytes_per_s;
     const double dram_rate =
         device->units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
@@ -99,9 +100,10 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
         if (per_unit > 256 / v->threads) per_unit = v->threads > 256 ? 1 : 256 / v->threads;
         if (per_unit < 1) per_unit = 1;
         const int64_t most_blocks = (int64_t)device->units * per_unit;
-        for (int64_t siblings = 1; siblings <= parts && siblings <= most_blocks; siblings++) {
-            if (parts % siblings) continue;
-            if (siblings > 1 && siblings < j_tiles && siblings != parts) continue;
+        /* One block alone, or all that share X's k's of some l's. */
+        for (int64_t together = 0; together <= l_tiles && together * j_tiles <= most_blocks; together++) {
+            if (together > 0 && l_tiles % together) continue;
+            const int64_t siblings = together > 0 ? together * j_tiles : 1;
             const int64_t rounds = parts / siblings, units = p->a * rounds * n_tiles;
             int64_t teams = most_blocks / siblings;
             if (teams > units) teams = units;
@@ -121,12 +123,12 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
             const double used = fmin(1, 1.25 * (double)(teams * siblings) / (double)device->units);
             const double dram_s = dram / dram_rate, l2_s = l2 / l2_rate;
             const double memory = (fmax(dram_s, l2_s) + 0.15 * fmin(dram_s, l2_s)) * share / used;
-            const double busy = (double)longest * (steps * step_cycles(v) + unit_cycles) / clock_hz * per_unit;
+            const double busy = (double)longest * (steps * cycles + unit_cycles) / clock_hz * per_unit;
             const double seconds = launch_s + fmax(memory, busy) + 0.25 * fmin(memory, busy);
             if (seconds >= out->seconds) continue;
             out->shape = v;
             out->seconds = seconds;
-            out->dram_bytes = dram, out->l2_bytes = l2, out->step_cycles = step_cycles(v);
+            out->dram_bytes = dram, out->l2_bytes = l2, out->step_cycles = cycles;
             out->blocks = (int)(teams * siblings);
             out->shared_bytes = (int)shared;
             arguments &a = out->args;

@@ -181,7 +181,7 @@ void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NT
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
     terms[KS_TERM_FLOPS] = 2 * waves * units * 8 * TJ * 8 * (p->batch <= 8 * NARROW ? NARROW : WIDE) * (double)p->c;
     terms[KS_TERM_SHUFFLE] = (double)ks_x_count(p) * again * (strided ? 1 : 0.125);
-    terms[KS_TERM_CALLS] = waves * slabs;
+    terms[KS_TERM_CALLS] = waves * (slabs + 32); /* a block's start and end take as long as so many slabs */
 }
 
 ks_status run(const ks_problem *p, const ks_run_args *args)
