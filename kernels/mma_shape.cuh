@@ -56,8 +56,9 @@ template <class T_, reader READER_, int D_, int LW_, int MT_, int NT_, int WN_, 
     static constexpr bool STAGED = READER == WHOLE && D % 3 == 0;
     static constexpr int staged_row = 8 * NT * D * size, staged_pitch = staged_row + 16;
     static constexpr int staging_bytes = STAGED ? WN * WJ * WL * 8 * staged_pitch : 0;
-    static constexpr int STEPS = TK / KS % T::steps == 0 ? T::steps : 1; /* taken together */
-    static constexpr int LC = READER == VECTOR && LW > VL ? VL : LW;     /* l's that a lane reads at a time */
+    static constexpr int LC = READER == VECTOR && LW > VL ? VL : LW; /* l's that a lane reads at a time */
+    /* Steps taken together: as many as the type likes, where their operands leave room for the results. */
+    static constexpr int STEPS = TK / KS % T::steps == 0 && LC * MT <= 6 ? T::steps : 1;
 
     static_assert(D % LW == 0, "warps share the l's evenly");
     static_assert(TK % KS == 0, "slabs of whole steps");
