@@ -146,7 +146,8 @@ bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, s
     return isfinite(out->seconds);
 }
 
-/* The best plan over all shapes. Planning takes tens of microseconds, so each thread remembers what it planned last. */
+/* The best plan over all shapes. Planning takes microseconds, more than a launch can wait for,
+ * so each thread remembers what it planned last. */
 static bool best_plan(const ks_problem *p, const ks_device *device, plan *out)
 {
     enum { REMEMBERED = 64 };

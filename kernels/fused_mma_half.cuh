@@ -1,5 +1,5 @@
-/* The shapes of fused.cuda.mma for 2-byte types; compiled once for each. A shape that is the fastest, or nearly, nowhere in
- * the measurements is not here; of those tried, two in three went. */
+/* The shapes of fused.cuda.mma for 2-byte types; compiled once for each. One that is the fastest, or nearly,
+ * nowhere in the measurements is not here; of those tried, two in three went. */
 #include "fused_mma.cuh"
 
 namespace ks_mma

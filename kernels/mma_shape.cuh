@@ -10,7 +10,7 @@ namespace ks_mma
 
 enum reader { WHOLE, VECTOR, LAST };
 
-/* Filled in by plan() in fused_mma.cu. Offsets and pitches in bytes unless said otherwise. */
+/* Filled in by make_plan() in fused_mma.cu. Offsets and pitches in bytes unless said otherwise. */
 struct arguments {
     const char *x, *k;
     char *y;
