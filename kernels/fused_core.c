@@ -21,13 +21,13 @@
 
 /* Rows [j, j + rows) of one block times one tile of the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
-                     int64_t count, const real *x, int64_t ldx, real *c, real *widened, bool prefetch, ahead *x_ahead,
-                     ahead *y_ahead)
+                     int64_t count, const real *x, int64_t ldx, const target *all, real *widened, bool prefetch,
+                     ahead *x_ahead, ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
     for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
         const int64_t slice = count - s < KS_FUSED_SLICE ? count - s : KS_FUSED_SLICE;
-        const bool add = k0 + s > 0;
+        const bool last = k0 + s + slice == t->p->c;
         for (int64_t r = 0; r < rows; r += ROWS) {
             const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
             const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
@@ -44,8 +44,13 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
                 k = widened, ldk = KS_FUSED_SLICE;
             }
             const stretch y_next = ahead_next(y_ahead), x_next = ahead_next(x_ahead);
-            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, c + r * t->stride, t->stride, add, y_next,
-                                        x_next);
+            const target here = {.c = all->c + r * all->ldc,
+                                 .ldc = all->ldc,
+                                 .add = k0 + s > 0,
+                                 .to = last && all->to ? all->to + r * all->ld_to : NULL,
+                                 .ld_to = all->ld_to,
+                                 .stream = last && all->stream};
+            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, &here, y_next, x_next);
         }
     }
 }
@@ -77,6 +82,7 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                                  per_row * ((j_end - tj * plan->j_task + ROWS - 1) / ROWS));
         /* Samples [0, direct) of the group are whole tiles that are read where they lie, not packed. */
         const int64_t direct = plan->direct && layout == KS_BATCH_LAST ? t.n / t.stride * t.stride : 0;
+        const int64_t direct_y = plan->direct_y && layout == KS_BATCH_LAST ? t.n / t.stride * t.stride : 0;
         int64_t packed_k0 = -1;
         for (int64_t j0 = tj * plan->j_task; j0 < j_end; j0 += plan->j_chunk) {
             const int64_t rows = j_end - j0 < plan->j_chunk ? j_end - j0 : plan->j_chunk;
@@ -109,16 +115,21 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                             ldx = p->d * p->batch;
                             x = (const real *)job->x + row * p->batch + t.n0 + n * t.stride;
                         }
-                        multiply(type, &t, k_block, j0, rows, k0, count, x, ldx,
-                                 y_tile + (n * blocks + g) * rows * t.stride, widened, plan->prefetch_k, &x_ahead,
-                                 &y_ahead);
+                        target to = {.c = y_tile + (n * blocks + g) * rows * t.stride, .ldc = t.stride};
+                        if ((n + 1) * t.stride <= direct_y) {
+                            const int64_t row = ((t.i0 + g / t.lg) * p->b + j0) * p->d + t.l0 + g % t.lg;
+                            to.ld_to = p->d * p->batch, to.stream = plan->stream;
+                            to.to = (real *)job->y + row * p->batch + t.n0 + n * t.stride;
+                        }
+                        multiply(type, &t, k_block, j0, rows, k0, count, x, ldx, &to, widened, plan->prefetch_k,
+                                 &x_ahead, &y_ahead);
                     }
                 }
             }
             if (layout == KS_BATCH_FIRST)
                 unpack_first(type, &t, job->y, j0, rows, y_tile);
             else
-                unpack_last(type, &t, job->y, j0, rows, y_tile);
+                unpack_last(type, &t, job->y, j0, rows, direct_y, y_tile);
         }
     }
 #if defined(__AVX2__)

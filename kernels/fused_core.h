@@ -23,6 +23,7 @@ typedef struct ks_fused_plan {
     int64_t tasks_i, tasks_l, tasks_n, tasks_j;
     bool dot;        /* few samples: lanes along k; then k_slab is c */
     bool direct;     /* batch-last X is read where it lies: too few rows use it to be worth packing */
+    bool direct_y;   /* whole tiles of batch-last Y are written where they belong, straight from registers */
     bool prefetch_k; /* K will not be found in cache */
     bool own_y;      /* Y is written through the caches, and its lines are worth asking for early */
     bool stream;     /* write Y past the caches */

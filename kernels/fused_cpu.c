@@ -111,6 +111,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->tasks_j = ceil_div(p->b, plan->j_task);
 
     plan->direct = !first && !plan->dot && size == real && p->b <= core->rows;
+    plan->direct_y = !first && !plan->dot && size == real;
     plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
@@ -180,6 +181,7 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
         plan.stream = false;
     if (plan.stream) plan.own_y = false;
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
+    if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
     ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p), core_for(p->type)->task,
                 &job);

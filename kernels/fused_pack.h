@@ -239,7 +239,8 @@ INLINE void pack_last(ks_type type, const piece *t, const char *x, int64_t k0, i
             }
 }
 
-INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64_t rows, const real *packed)
+INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64_t rows, int64_t n_from,
+                        const real *packed)
 {
     const ks_problem *p = t->p;
     for (int64_t i = 0; i < t->ig; i++)
@@ -247,8 +248,9 @@ INLINE void unpack_last(ks_type type, const piece *t, char *y, int64_t j0, int64
             for (int64_t l = 0; l < t->lg; l++) {
                 const int64_t row = ((t->i0 + i) * p->b + j0 + j) * p->d + t->l0 + l;
                 char *to = y + (size_t)(row * p->batch + t->n0) * t->size;
-                const real *from = packed + ((i * t->lg + l) * rows + j) * t->stride;
-                for (int64_t n = 0; n < t->n; n += t->stride, from += t->ig * t->lg * rows * t->stride)
+                const int64_t tile_step = t->ig * t->lg * rows * t->stride;
+                const real *from = packed + ((i * t->lg + l) * rows + j) * t->stride + n_from / t->stride * tile_step;
+                for (int64_t n = n_from; n < t->n; n += t->stride, from += tile_step)
                     for (int64_t v = 0; v < t->stride && n + v < t->n; v += LANES) {
                         const vec value = *(const vec *)(from + v);
                         char *at = to + (size_t)(n + v) * t->size;

@@ -31,16 +31,26 @@ typedef struct stretch {
     int64_t lines;
 } stretch;
 
-/* C[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; X and C rows are vecs vectors, `ldx` and
- * `ldc` apart, K's rows `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
+/* Where a register tile's sums come from, and go to: rows of `c`, `ldc` apart; in the end perhaps to Y itself. */
+typedef struct target {
+    real *c;
+    int64_t ldc;
+    bool add; /* to what is there */
+    real *to; /* NULL: back to c */
+    int64_t ld_to;
+    bool stream; /* rows of `to` are aligned, and to be written past the caches */
+} target;
+
+/* T[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; rows of X and of the target are vecs vectors, X's `ldx`
+ * apart, K's `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
 INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t ldk, const real *restrict x,
-                 int64_t ldx, int64_t count, real *restrict c, int64_t ldc, bool add, stretch y_next, stretch x_next)
+                 int64_t ldx, int64_t count, const target *t, stretch y_next, stretch x_next)
 {
     vec acc[ROWS][KS_FUSED_MAX_VECS];
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < vecs; v++) acc[r][v] = add ? *(const vec *)(c + r * ldc + v * LANES) : (vec){0};
+        for (int v = 0; v < vecs; v++) acc[r][v] = t->add ? *(const vec *)(t->c + r * t->ldc + v * LANES) : (vec){0};
     int64_t q = 0;
     for (; q < count && q < y_next.lines; q++, x += ldx) {
         __builtin_prefetch(y_next.at + q * 64, 1, 2);
@@ -51,20 +61,29 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
     for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
+    if (t->stream) {
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 3
+            for (int v = 0; v < vecs; v++) stream((char *)(t->to + r * t->ld_to + v * LANES), acc[r][v]);
+        return;
+    }
+    real *to = t->to ? t->to : t->c;
+    const int64_t ld_to = t->to ? t->ld_to : t->ldc;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 3
-        for (int v = 0; v < vecs; v++) *(vec *)(c + r * ldc + v * LANES) = acc[r][v];
+        for (int v = 0; v < vecs; v++) *(vec_u *)(to + r * ld_to + v * LANES) = acc[r][v];
 }
 
-typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c,
-                           int64_t ldc, bool add, stretch y_next, stretch x_next);
+typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, const target *t,
+                           stretch y_next, stretch x_next);
 
-#define TILE(rows, vecs)                                                                                             \
-    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, real *c, \
-                                     int64_t ldc, bool add, stretch y_next, stretch x_next)                          \
-    {                                                                                                                \
-        tile(rows, vecs, k, ldk, x, ldx, count, c, ldc, add, y_next, x_next);                                        \
+#define TILE(rows, vecs)                                                                                         \
+    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count,    \
+                                     const target *t, stretch y_next, stretch x_next)                          \
+    {                                                                                                          \
+        tile(rows, vecs, k, ldk, x, ldx, count, t, y_next, x_next);                                            \
     }
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)
