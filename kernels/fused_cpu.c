@@ -110,7 +110,11 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->j_chunk = min(plan->j_chunk, plan->j_task);
     plan->tasks_j = ceil_div(p->b, plan->j_task);
 
-    plan->direct = !first && !plan->dot && size == real && p->b <= core->rows;
+    /* Reading X where it lies, time and again, wants rows that start on lines and do not all fall on the same sets of the
+     * cache. */
+    const int64_t step = p->d * p->batch * size;
+    const bool apart = step % LINE_BYTES == 0 && step % PAGE_BYTES != 0;
+    plan->direct = !first && !plan->dot && size == real && (p->b <= core->rows || apart);
     plan->direct_y = !first && !plan->dot && size == real;
     plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
