@@ -12,6 +12,7 @@
 #include "half.h"
 #include "pool.h"
 #include "rows.h"
+#include "sizes.h"
 
 #include <limits.h>
 
@@ -33,11 +34,6 @@ typedef struct gemm_job {
     int64_t n_piece, j_piece, n_pieces, j_pieces;
 } gemm_job;
 
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b != 0);
-}
-
 static int64_t clamp(int64_t value, int64_t least, int64_t most)
 {
     return value < least ? least : value > most ? most : value;
@@ -48,13 +44,13 @@ static int64_t clamp(int64_t value, int64_t least, int64_t most)
 static void cut(const ks_problem *p, int units, gemm_job *job)
 {
     const int64_t blocks = p->a * p->d;
-    const int64_t wanted = blocks >= 4 * units ? 1 : ceil_div((int64_t)units * TASKS_PER_THREAD, blocks);
-    job->n_piece = clamp(ceil_div(p->batch, wanted), LEAST_PIECE, BLAS_MOST);
+    const int64_t wanted = blocks >= 4 * units ? 1 : ks_ceil_div((int64_t)units * TASKS_PER_THREAD, blocks);
+    job->n_piece = clamp(ks_ceil_div(p->batch, wanted), LEAST_PIECE, BLAS_MOST);
     if (job->sample_rows && (job->xv.ld > INT_MAX || job->yv.ld > INT_MAX)) job->n_piece = 1;
-    job->n_pieces = ceil_div(p->batch, job->n_piece);
-    job->j_piece = clamp(ceil_div(p->b, ceil_div(units, blocks * job->n_pieces)), LEAST_PIECE, BLAS_MOST);
+    job->n_pieces = ks_ceil_div(p->batch, job->n_piece);
+    job->j_piece = clamp(ks_ceil_div(p->b, ks_ceil_div(units, blocks * job->n_pieces)), LEAST_PIECE, BLAS_MOST);
     if (p->c > INT_MAX) job->j_piece = 1;
-    job->j_pieces = ceil_div(p->b, job->j_piece);
+    job->j_pieces = ks_ceil_div(p->b, job->j_piece);
 }
 
 static int64_t row_step(int64_t rows, int64_t columns, int64_t ld)
@@ -256,9 +252,9 @@ static void permute_task(void *arg, int64_t index, int thread)
 static void permute(permute_job *job, int units)
 {
     const ks_problem *p = job->problem;
-    job->n_piece = ceil_div(p->batch, ceil_div((int64_t)units * TASKS_PER_THREAD, p->a));
+    job->n_piece = ks_ceil_div(p->batch, ks_ceil_div((int64_t)units * TASKS_PER_THREAD, p->a));
     if (job->n_piece < LEAST_PIECE) job->n_piece = LEAST_PIECE;
-    job->n_pieces = ceil_div(p->batch, job->n_piece);
+    job->n_pieces = ks_ceil_div(p->batch, job->n_piece);
     ks_pool_run(p->a * job->n_pieces, ks_cpu_is_wide(p), permute_task, job);
 }
 
@@ -286,7 +282,7 @@ static void widen_task(void *arg, int64_t index, int thread)
 
 static int64_t round_64(int64_t bytes)
 {
-    return ceil_div(bytes, 64) * 64;
+    return ks_ceil_div(bytes, 64) * 64;
 }
 
 static int64_t wide_size(ks_type type)
@@ -334,7 +330,7 @@ static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
     job.yv = (view){p->d * p->b * p->batch, p->b * p->batch, ldy};
     if (ks_type_bytes(p->type) < sizeof(float)) {
         widen_job widen = {p, args->k, k};
-        ks_pool_run(ceil_div(ks_k_count(p), WIDEN_PIECE), ks_cpu_is_wide(p), widen_task, &widen);
+        ks_pool_run(ks_ceil_div(ks_k_count(p), WIDEN_PIECE), ks_cpu_is_wide(p), widen_task, &widen);
         job.k = k;
     }
     multiply(&job, args->device->units);

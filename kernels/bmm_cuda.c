@@ -16,6 +16,7 @@
 #include "cuda.h"
 #include "permute.h"
 #include "rows.h"
+#include "sizes.h"
 
 /* A launch is about 3 us of a stream's time when it follows another closely, and as much memory as 3 us move is what a
  * call must have to do for its launch to vanish behind its neighbours. */
@@ -26,11 +27,6 @@ static const double LOOP_BYTES = 8e6;
 typedef struct view {
     int64_t i_step, l_step, ld;
 } view;
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b != 0);
-}
 
 static int64_t least(int64_t a, int64_t b)
 {
@@ -58,9 +54,9 @@ static bool has_cublas(const ks_device *device)
 static void gemm_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
     const int64_t units = device->units > 0 ? device->units : 1;
-    const int64_t j = p->b > 64 ? 128 : 64, n = p->batch > 64 ? 128 : 64, k = ceil_div(p->c, 16) * 16;
-    const double tiles = (double)(p->a * p->d) * (double)ceil_div(p->b, j) * (double)ceil_div(p->batch, n);
-    const double waves = tiles < 1e15 ? (double)ceil_div((int64_t)tiles, units) : tiles / (double)units;
+    const int64_t j = p->b > 64 ? 128 : 64, n = p->batch > 64 ? 128 : 64, k = ks_ceil_div(p->c, 16) * 16;
+    const double tiles = (double)(p->a * p->d) * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
+    const double waves = tiles < 1e15 ? (double)ks_ceil_div((int64_t)tiles, units) : tiles / (double)units;
     terms[KS_TERM_FLOPS] = 2 * waves * (double)(units * j * n) * (double)k;
     terms[KS_TERM_CALLS] = waves;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);

@@ -15,6 +15,7 @@
 #include "fused_core.h"
 #include "fused_dot.h"
 #include "fused_pack.h"
+#include "fused_rows_task.h"
 #include "fused_tile.h"
 
 /* ---- one task ------------------------------------------------------------------------------------------------ */
@@ -165,6 +166,28 @@ static void task(void *arg, int64_t index, int thread)
     }
 }
 
+static void rows_task(void *arg, int64_t index, int thread)
+{
+    const ks_rows_job *job = arg;
+    switch (job->problem->type) {
+#ifdef KS_CORE_F64
+    default:
+        rows_task_of(KS_F64, job, index, thread);
+        break;
+#else
+    case KS_F16:
+        rows_task_of(KS_F16, job, index, thread);
+        break;
+    case KS_BF16:
+        rows_task_of(KS_BF16, job, index, thread);
+        break;
+    default:
+        rows_task_of(KS_F32, job, index, thread);
+        break;
+#endif
+    }
+}
+
 static void copy(char *to, const char *from, size_t bytes)
 {
     size_t i = 0;
@@ -180,7 +203,7 @@ static void copy(char *to, const char *from, size_t bytes)
 #define TEXT2(isa)         #isa
 #define TEXT(isa)          TEXT2(isa)
 #ifdef KS_CORE_F64
-const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task, copy};
+const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy};
 #else
-const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task, copy};
+const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy};
 #endif

@@ -40,10 +40,14 @@ typedef struct ks_fused_job {
 
 typedef struct ks_fused_core {
     const char *isa;
-    int lanes, rows; /* of a register tile: samples per vector, rows j */
-    void (*task)(void *job, int64_t index, int thread);
-    void (*copy)(char *to, const char *from, size_t bytes); /* past the caches; `to` aligned to 64 */
+    int lanes, rows;                                         /* of a register tile: samples per vector, rows j */
+    void (*task)(void *job, int64_t index, int thread);      /* of a ks_fused_job */
+    void (*rows_task)(void *job, int64_t index, int thread); /* of a ks_rows_job (fused_rows.h) */
+    void (*copy)(char *to, const char *from, size_t bytes);  /* past the caches; `to` aligned to 64 */
 } ks_fused_core;
+
+/* The best core for this machine and type. */
+const ks_fused_core *ks_fused_core_for(ks_type type);
 
 /* The best core's copy: what the machine's copy rate is measured with. */
 void ks_fused_copy(char *to, const char *from, size_t bytes);

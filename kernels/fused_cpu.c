@@ -7,13 +7,14 @@
 #include "error.h"
 #include "pool.h"
 #include "rows.h"
+#include "sizes.h"
 
 enum { PAGE_BYTES = 4096, RUN_BYTES = 256, GROUP_BYTES = 1024, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
 
 /* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
 static const double stream_bytes = 2e6;
 
-static const ks_fused_core *core_for(ks_type type)
+const ks_fused_core *ks_fused_core_for(ks_type type)
 {
     const bool f64 = type == KS_F64;
 #if defined(__x86_64__)
@@ -25,63 +26,43 @@ static const ks_fused_core *core_for(ks_type type)
 
 void ks_fused_copy(char *to, const char *from, size_t bytes)
 {
-    core_for(KS_F32)->copy(to, from, bytes);
-}
-
-static int64_t min(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t max(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b != 0);
-}
-
-static int64_t round_up(int64_t a, int64_t b)
-{
-    return ceil_div(a, b) * b;
+    ks_fused_core_for(KS_F32)->copy(to, from, bytes);
 }
 
 /* The largest multiple of `step` not above `most`, but at least step and at most all. */
 static int64_t fit(int64_t most, int64_t step, int64_t all)
 {
-    return min(all, max(step, most / step * step));
+    return ks_min(all, ks_max(step, most / step * step));
 }
 
 static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_plan *plan)
 {
-    const ks_fused_core *core = core_for(p->type);
+    const ks_fused_core *core = ks_fused_core_for(p->type);
     const int64_t size = (int64_t)ks_type_bytes(p->type), real = p->type == KS_F64 ? 8 : 4;
     const int64_t l2 = device->l2_bytes > 0 ? device->l2_bytes : 512 << 10;
     const int64_t x_most = l2 / 2, y_most = l2 / 4, k_most = l2 / 2;
 
-    const int64_t vectors = ceil_div(p->batch, core->lanes);
-    plan->n_tile = ceil_div(vectors, ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
+    const int64_t vectors = ks_ceil_div(p->batch, core->lanes);
+    plan->n_tile = ks_ceil_div(vectors, ks_ceil_div(vectors, KS_FUSED_MAX_VECS)) * core->lanes;
     plan->dot = p->batch <= KS_FUSED_DOT_SAMPLES && (p->c >= core->lanes / 2 || p->batch <= KS_FUSED_PLAIN_SAMPLES) &&
                 p->c * p->batch * real <= x_most / 2;
     /* Bytes of one packed row, and of the packed X of a block: spread over lanes, or padded along c. */
     const int64_t row = plan->n_tile * real;
-    const int64_t x_block = plan->dot ? p->batch * round_up(p->c, core->lanes) * real : p->c * row;
+    const int64_t x_block = plan->dot ? p->batch * ks_round_up(p->c, core->lanes) * real : p->c * row;
 
     /* How many elements must lie side by side for whole cache lines, and how many should: in batch-first, where a tile
      * touches a run in every sample, a page's worth, since it is page walks that short runs are slow by. */
     const bool first = p->layout == KS_BATCH_FIRST;
-    const int64_t side = first ? size : size * min(p->batch, RUN_BYTES);
-    const int64_t line = ceil_div(LINE_BYTES, side), want = ceil_div(first ? PAGE_BYTES : RUN_BYTES, side);
+    const int64_t side = first ? size : size * ks_min(p->batch, RUN_BYTES);
+    const int64_t line = ks_ceil_div(LINE_BYTES, side), want = ks_ceil_div(first ? PAGE_BYTES : RUN_BYTES, side);
     const int64_t by_x = x_most / x_block, by_k = k_most / real / p->b / p->c;
-    int64_t lg = first ? min(by_x, by_k) : min(want, by_x);
+    int64_t lg = first ? ks_min(by_x, by_k) : ks_min(want, by_x);
     plan->lg = lg >= p->d ? p->d : fit(lg, line, p->d);
     plan->ig = 1;
     if (plan->lg == p->d) {
-        int64_t most = min(x_most / x_block / p->d, y_most / row / (p->b * p->d));
-        most = min(most, k_most / real / (p->b * p->c * p->d));
-        plan->ig = max(1, min(min(ceil_div(want, min(p->b, p->c) * p->d), most), p->a));
+        int64_t most = ks_min(x_most / x_block / p->d, y_most / row / (p->b * p->d));
+        most = ks_min(most, k_most / real / (p->b * p->c * p->d));
+        plan->ig = ks_max(1, ks_min(ks_min(ks_ceil_div(want, ks_min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
     /* All of c at once if it fits; dot tiles never cut it. */
@@ -89,26 +70,26 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     const int64_t x_bytes = plan->dot ? blocks * x_block : blocks * plan->k_slab * row;
     int64_t group = 1; /* tiles */
     if (!first && !plan->dot) {
-        group = min(ceil_div(GROUP_BYTES, plan->n_tile * size), x_most / (blocks * plan->k_slab * row));
-        group = max(1, min(group, y_most / (blocks * min(p->b, core->rows) * row)));
-        group = min(group, ceil_div(p->batch, plan->n_tile));
+        group = ks_min(ks_ceil_div(GROUP_BYTES, plan->n_tile * size), x_most / (blocks * plan->k_slab * row));
+        group = ks_max(1, ks_min(group, y_most / (blocks * ks_min(p->b, core->rows) * row)));
+        group = ks_min(group, ks_ceil_div(p->batch, plan->n_tile));
     }
     plan->n_group = group * plan->n_tile;
     /* Whole register tiles, and whole lines of Y where that much fits. */
     plan->j_chunk = fit(y_most / row / blocks / group, 2 * core->rows, p->b);
-    if (blocks * plan->j_chunk * row * group > y_most) plan->j_chunk = min(core->rows, p->b);
+    if (blocks * plan->j_chunk * row * group > y_most) plan->j_chunk = ks_min(core->rows, p->b);
 
-    plan->tasks_i = ceil_div(p->a, plan->ig);
-    plan->tasks_l = ceil_div(p->d, plan->lg);
-    const int64_t groups = plan->tasks_i * plan->tasks_l, tiles = ceil_div(p->batch, plan->n_group);
+    plan->tasks_i = ks_ceil_div(p->a, plan->ig);
+    plan->tasks_l = ks_ceil_div(p->d, plan->lg);
+    const int64_t groups = plan->tasks_i * plan->tasks_l, tiles = ks_ceil_div(p->batch, plan->n_group);
     const int64_t wanted = (int64_t)device->units * TASKS_PER_THREAD;
-    plan->n_task = ceil_div(tiles, min(tiles, ceil_div(wanted, groups))) * plan->n_group;
-    plan->tasks_n = ceil_div(p->batch, plan->n_task);
+    plan->n_task = ks_ceil_div(tiles, ks_min(tiles, ks_ceil_div(wanted, groups))) * plan->n_group;
+    plan->tasks_n = ks_ceil_div(p->batch, plan->n_task);
     const int64_t so_far = groups * plan->tasks_n;
-    const int64_t splits = so_far >= device->units ? 1 : ceil_div(device->units, so_far);
-    plan->j_task = min(p->b, round_up(ceil_div(p->b, splits), core->rows));
-    plan->j_chunk = min(plan->j_chunk, plan->j_task);
-    plan->tasks_j = ceil_div(p->b, plan->j_task);
+    const int64_t splits = so_far >= device->units ? 1 : ks_ceil_div(device->units, so_far);
+    plan->j_task = ks_min(p->b, ks_round_up(ks_ceil_div(p->b, splits), core->rows));
+    plan->j_chunk = ks_min(plan->j_chunk, plan->j_task);
+    plan->tasks_j = ks_ceil_div(p->b, plan->j_task);
 
     /* Reading X where it lies, time and again, wants rows that start on lines and do not all fall on the same sets of the
      * cache. */
@@ -119,8 +100,8 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
-    plan->x_bytes = (size_t)round_up(x_bytes * group, LINE_BYTES);
-    plan->y_bytes = (size_t)round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
+    plan->x_bytes = (size_t)ks_round_up(x_bytes * group, LINE_BYTES);
+    plan->y_bytes = (size_t)ks_round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
 }
 
@@ -157,22 +138,22 @@ static size_t workspace_bytes(const ks_problem *problem, const ks_device *device
 static void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
     const ks_fused_plan plan = *plan_of(p, device);
-    const ks_fused_core *core = core_for(p->type);
+    const ks_fused_core *core = ks_fused_core_for(p->type);
     const double size = (double)ks_type_bytes(p->type);
     const double tasks = (double)(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j);
     const double units = ks_cpu_is_wide(p) ? (double)device->units : 1;
     /* The last round of tasks leaves threads idle. */
-    const double rounds = (double)ceil_div((int64_t)tasks, (int64_t)units), idle = rounds * units / tasks;
-    const double tiles = (double)ceil_div(p->batch, plan.n_tile), blocks = (double)(p->a * p->d);
+    const double rounds = (double)ks_ceil_div((int64_t)tasks, (int64_t)units), idle = rounds * units / tasks;
+    const double tiles = (double)ks_ceil_div(p->batch, plan.n_tile), blocks = (double)(p->a * p->d);
     const double samples = tiles * (double)plan.n_tile;
-    const double height = (double)round_up(p->b, core->rows);
+    const double height = (double)ks_round_up(p->b, core->rows);
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p) + (plan.stream ? 0 : (double)ks_y_count(p) * size);
     terms[KS_TERM_FLOPS] = 2 * samples * blocks * height * (double)p->c * idle;
     terms[KS_TERM_SHUFFLE] =
         blocks * samples * (double)(p->b + p->c) * (p->layout == KS_BATCH_FIRST ? 1 : 0.25) * idle;
     terms[KS_TERM_CALLS] =
-        tiles * blocks * height / core->rows * (double)ceil_div(p->c, KS_FUSED_SLICE) / units * idle;
+        tiles * blocks * height / core->rows * (double)ks_ceil_div(p->c, KS_FUSED_SLICE) / units * idle;
 }
 
 static ks_status run(const ks_problem *p, const ks_run_args *args)
@@ -187,9 +168,9 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
-    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p), core_for(p->type)->task,
-                &job);
+    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p),
+                ks_fused_core_for(p->type)->task, &job);
     return KS_OK;
 }
 
-const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 1, supports, workspace_bytes, cost_terms, run};
+const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 2, supports, workspace_bytes, cost_terms, run};

@@ -79,11 +79,11 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
 typedef void tile_function(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count, const target *t,
                            stretch y_next, stretch x_next);
 
-#define TILE(rows, vecs)                                                                                         \
-    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count,    \
-                                     const target *t, stretch y_next, stretch x_next)                          \
-    {                                                                                                          \
-        tile(rows, vecs, k, ldk, x, ldx, count, t, y_next, x_next);                                            \
+#define TILE(rows, vecs)                                                                                             \
+    static void tile_##rows##x##vecs(const real *k, int64_t ldk, const real *x, int64_t ldx, int64_t count,          \
+                                     const target *t, stretch y_next, stretch x_next)                                \
+    {                                                                                                                \
+        tile(rows, vecs, k, ldk, x, ldx, count, t, y_next, x_next);                                                  \
     }
 #define TILE_ROW(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
 TILE_ROW(1)

@@ -177,6 +177,34 @@ INLINE void stream(char *at, vec value)
 #endif
 }
 
+/* The `count` elements at `at`, at any alignment, as often as a vector holds them. count divides LANES. */
+INLINE vec repeated(const int count, const char *at)
+{
+    typedef uint32_t vec_32 __attribute__((vector_size(VECTOR_BYTES)));
+    typedef uint64_t vec_64 __attribute__((vector_size(VECTOR_BYTES)));
+    uint32_t one;
+    uint64_t two;
+    switch ((size_t)count * sizeof(real)) { /* integers: adding zero to a number changes some */
+    case 4:
+        memcpy(&one, at, 4);
+        return (vec)((vec_32){0} + one);
+    case 8:
+        memcpy(&two, at, 8);
+        return (vec)((vec_64){0} + two);
+#if defined(__AVX512F__)
+    case 16:
+        return (vec)_mm512_broadcast_f32x4(_mm_loadu_ps((const float *)(const void *)at));
+    case 32:
+        return (vec)_mm512_broadcast_f64x4(_mm256_loadu_pd((const double *)(const void *)at));
+#elif defined(__AVX2__)
+    case 16:
+        return (vec)_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)at));
+#endif
+    default:
+        return *(const vec_u *)at;
+    }
+}
+
 INLINE real sum_lanes(vec value)
 {
 #if !defined(KS_CORE_F64) && defined(__AVX512F__)

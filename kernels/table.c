@@ -7,6 +7,7 @@
 static const ks_kernel *const table[] = {
     &ks_ref_cpu,
     &ks_fused_cpu,
+    &ks_fused_cpu_rows,
     &ks_bmm_cpu_permute,
     &ks_bmm_cpu_strided,
 #if KSAUTO_CUDA
