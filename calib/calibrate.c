@@ -19,11 +19,6 @@ enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 8,
 
 static const double accept_share = 0.25, budget_default_s = 60;
 
-/* Roofline time of the largest problems measured on a GPU. It is saturated long before, and what is large takes long: on an
- * H100 a tenth of the problems, those of 3 ms and more, took about half of a calibration. Fitted without those above
- * 2.5 ms, the models chose no worse on a panel of batch 25088. */
-static const double gpu_most_s = 1e-3;
-
 typedef struct run {
     const ks_calibrate_options *options;
     ks_calibrate_report *report;
@@ -152,7 +147,6 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     const ks_store_filter filter = {.device = r->device.name,
                                     .types = 1u << type | 1u << ks_refit_twin(&r->device, type),
                                     .layouts = 1u << layout};
-    const bool gpu = r->device.backend == KS_CUDA;
     const double share = r->config_end_s - ks_now_s();
     ks_design *design = NULL;
     ks_model *model = NULL;
@@ -164,7 +158,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     r->problems = before.count;
     ks_cases_free(&before);
 
-    s = ks_design_open(&design, &r->device, type, layout, gpu ? gpu_most_s : fmin(fmax(share / 1500, 2e-3), 0.02));
+    s = ks_design_open(&design, &r->device, type, layout, ks_design_most_s(&r->device, share));
     if (s != KS_OK) goto done;
     ks_design_skip(design, r->problems);
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);
@@ -232,10 +226,7 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
         s = ks_fail(KS_ERR_DEVICE, "device \"%s\" cannot be measured here; valid: cpu, cuda:0, ...",
                     r.options->device);
     if (s != KS_OK) return s;
-    const unsigned all_gpu_types = 1u << KS_F32 | 1u << KS_F16 | 1u << KS_BF16;
-    const unsigned types = r.options->types              ? r.options->types
-                           : r.device.backend == KS_CUDA ? all_gpu_types
-                                                         : 1u << KS_F32;
+    const unsigned types = r.options->types ? r.options->types : ks_design_types(&r.device);
     r.start_s = ks_now_s(), r.end_s = r.start_s + budget_s;
     uint64_t random = r.options->seed ? r.options->seed : (uint64_t)(ks_clock_s() * 1e9);
 

@@ -6,6 +6,13 @@
 
 typedef struct ks_design ks_design;
 
+/* The types to measure where none is named, as bits: F32, and on a GPU all others that are tuned. */
+unsigned ks_design_types(const ks_device *device);
+
+/* Roofline time of the largest problems of a design when one type and layout has share_s seconds to be measured in; INFINITY
+ * gives the largest of all. */
+double ks_design_most_s(const ks_device *device, double share_s);
+
 /* Problems of one type and layout whose best kernel should take no longer than most_s on this device. */
 ks_status ks_design_open(ks_design **design, const ks_device *device, ks_type type, ks_layout layout, double most_s);
 void ks_design_close(ks_design *design);

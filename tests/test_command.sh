@@ -148,6 +148,20 @@ if grep -q "No CUDA device" out; then
     misuse cuda:0 "$reason" -- calibrate --device cuda
 fi
 
+# ---- bench: its options; what it measures is below ----
+expect 0 bench --help; said --panel --random --seed --dtype --layout "Nothing is stored"; quiet
+for bad in 0 -3 2.5 x; do misuse --random "'$bad'" "from 1" -- bench --random="$bad"; done
+misuse --random "'100001'" 100000 -- bench --random 100001
+misuse --panel --random exclude -- bench --panel rows.csv --random 4
+misuse --dispatch --random -- bench --dispatch --random 4
+for option in "--seed 3" "--dtype f16" "--layout last"; do
+    # shellcheck disable=SC2086
+    misuse --random need -- bench $option
+done
+misuse --dtype f31 f32 all -- bench --random 4 --dtype f31
+misuse --layout middle both -- bench --random 4 --layout middle
+misuse --seed "from 1" -- bench --random 4 --seed 0
+
 # ---- db ----
 misuse info path check import export merge -- db
 misuse nonsense info -- db nonsense
@@ -284,6 +298,26 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     expect 0 --db cal.db db check
     expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none
     misuse --device nosuch -- --db cal.db calibrate --device nosuch --budget 1s
+
+    # Fresh problems: the seed's own, as many as asked for, and none of it is stored.
+    problems='[.rows[].problem]'
+    expect 0 --db cal.db db export --out before.csv
+    expect 0 --db cal.db bench --random 5 --seed 3 --csv fresh.csv; quiet; said "auto takes" "f32 first" "f32 last"
+    expect 0 --db cal.db bench --random 5 --seed 3 --json; json; cp out again.json
+    holds "($problems | length) == 5 and ($problems | unique | length) > 3"
+    holds '([.rows[] | select(.problem.layout == "first")] | length) == 2 and ([.rows[].problem.dtype] | unique) == ["f32"]'
+    cut -d, -f1-5 fresh.csv | sed 1d | uniq >fresh.txt
+    if command -v jq >/dev/null 2>&1; then
+        jq -r '.rows[].problem | "\(.a),\(.b),\(.c),\(.d),\(.batch)"' again.json | cmp -s - fresh.txt ||
+            fail "$last: other problems than the same seed gave before"
+    fi
+    expect 0 --db cal.db bench --random 3 --seed 4 --dtype f16,f64 --layout last --json; json
+    holds '[.rows[].problem | .dtype + .layout] == ["f16last", "f64last", "f64last"]'
+    expect 0 --db cal.db db export --out after.csv
+    cmp -s before.csv after.csv || fail "$last: changed the store"
+    expect 0 --db cal.db evaluate --csv fresh.csv --json; json
+    holds '[.configs[] | .problems] == [2, 3] and ([.configs[] | .measured > 20 and .regret.mean >= 0] | all)'
+    expect 0 --db fresh.db bench --random 1 --dtype f64; [ ! -e fresh.db ] || fail "$last: made a store"
 fi
 
 echo "$checks checks, $failures failures"

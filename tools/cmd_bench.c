@@ -1,24 +1,40 @@
 /* ksauto bench: times every kernel of the table on a panel of problems, side by side, inputs cold, and shows what `auto`
  * takes beside the roofline and the static policies. All ratios of a row come from one interleaved run (calib/measure.h).
+ * Nothing of it goes into the store, so a panel of fresh problems (--random) stays one that no fit has seen.
  *
  * auto's time is that of the kernel it takes, as measured in the same race: what it adds is the decision, which --dispatch
  * measures in nanoseconds; timing it as one more contestant would only add noise to a tie with itself. */
 #include "bench.h"
 
 #include "csv.h"
+#include "design.h"
+#include "error.h"
 #include "measure.h"
 #include "output.h"
+#include "store.h"
+#include "timer.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static const char synopsis[] =
-    "ksauto [--db FILE] bench [--panel FILE] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
+    "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
 static const char about[] =
     "Times every kernel and `auto` on a panel of problems, with cold inputs: time, GB/s, TFLOP/s, times over\n"
-    "the roofline, and how much slower always-fused and always-bmm are. Without --panel: the six factors of\n"
-    "ViT-S/16 at batch 25088.";
+    "the roofline, and how much slower always-fused and always-bmm are. The panel is a file's, or N problems\n"
+    "drawn afresh from those that calibrate measures, or else the six factors of ViT-S/16 at batch 25088.\n"
+    "Nothing is stored.";
+
+enum { RANDOM_MOST = 100000 };
+
+/* What the options ask for. */
+typedef struct request {
+    const char *device, *file, *csv; /* NULL where not given */
+    bool energy;
+    int64_t random, seed; /* problems to draw, 0: none; 0: by the clock */
+    unsigned types, layouts;
+} request;
 
 static const char vit_s16[] = "a,b,c,d,batch,dtype,layout\n"
                               "2,48,192,1,25088,f32,first\n2,48,192,1,25088,f32,last\n"
@@ -249,79 +265,147 @@ static void show_progress(size_t done, size_t count)
         fprintf(stderr, "\r%30s\r", "");
 }
 
-static int bench_panel(const cli *c, const ks_panel *panel, const char *device_name, const char *csv, bool energy)
+/* The rates that the store has: like calibrate's, the sizes drawn depend on them, and they are the same in every run. */
+static void take_stored_rates(const cli *c, ks_device *device)
 {
-    ks_context *ctx = NULL;
-    ks_measurer *measurer = NULL;
-    ks_device device;
-    const ks_options options = {.device = device_name, .store = c->store};
-    row *rows = calloc(panel->count + 1, sizeof *rows);
-    int code = cli_open(c, "bench", &options, &ctx);
-    if (code != CLI_GO_ON) goto done;
-    ks_status s = ks_device_find(device_name, &device);
-    if (s != KS_OK) {
-        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu, cuda:0, ...", device_name);
-        goto done;
+    char path[4096];
+    ks_store *store = NULL;
+    ks_device stored;
+    if (ks_store_path(c->store, path, sizeof path) != KS_OK || ks_store_open(&store, path, KS_STORE_READ) != KS_OK)
+        return;
+    if (ks_store_get_device(store, device->name, &stored) == KS_OK) {
+        device->copy_bytes_per_s = stored.copy_bytes_per_s;
+        memcpy(device->gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }
-    s = rows ? ks_measurer_open(&measurer, &device) : KS_ERR_MEMORY;
-    if (s == KS_OK) s = rate(measurer, &device);
+    ks_store_close(store);
+}
+
+/* Problems as acceptance draws them, in equal shares for each type and layout, from a stream of random numbers of their own:
+ * with the seed of a calibration they are not the ones that it was judged on, and then fitted to. */
+static ks_status draw_panel(const cli *c, ks_device device, const request *r, ks_panel *panel)
+{
+    const unsigned types = r->types ? r->types : ks_design_types(&device);
+    const unsigned layouts = r->layouts ? r->layouts : (1u << KS_NLAYOUTS) - 1;
+    const size_t count = (size_t)r->random;
+    size_t groups = (size_t)(__builtin_popcount(types) * __builtin_popcount(layouts));
+    uint64_t random = ~(r->seed ? (uint64_t)r->seed : (uint64_t)(ks_clock_s() * 1e9));
+    ks_status s = KS_OK;
+    panel->problems = calloc(count, sizeof *panel->problems);
+    if (!panel->problems) return ks_fail(KS_ERR_MEMORY, "out of memory for %zu problems", count);
+    take_stored_rates(c, &device);
+    for (int t = 0; t < KS_NTYPES; t++)
+        for (int l = 0; l < KS_NLAYOUTS; l++) {
+            ks_design *design;
+            if (s != KS_OK || !(types >> t & 1) || !(layouts >> l & 1)) continue;
+            s = ks_design_open(&design, &device, (ks_type)t, (ks_layout)l, ks_design_most_s(&device, INFINITY));
+            if (s != KS_OK) continue;
+            for (size_t share = (count - panel->count) / groups--; share > 0; share--)
+                ks_design_random(design, &random, &panel->problems[panel->count++]);
+            ks_design_close(design);
+        }
+    return s;
+}
+
+static ks_status get_panel(const cli *c, const ks_device *device, const request *r, ks_panel *panel)
+{
+    if (r->random) return draw_panel(c, *device, r, panel);
+    if (r->file) return ks_panel_read_file(r->file, panel);
+    return ks_panel_read_text(vit_s16, sizeof vit_s16 - 1, "ViT-S/16", panel);
+}
+
+/* Measures the panel into rows, and the device's rates. */
+static ks_status measure_panel(const ks_panel *panel, ks_context *ctx, bool energy, ks_device *device, row *rows)
+{
+    ks_measurer *measurer;
+    ks_status s = ks_measurer_open(&measurer, device);
+    if (s != KS_OK) return s;
+    s = rate(measurer, device);
     for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
         show_progress(i, panel->count);
         rows[i].problem = panel->problems[i];
-        s = measure(measurer, &device, ctx, energy, &rows[i]);
+        s = measure(measurer, device, ctx, energy, &rows[i]);
     }
     show_progress(panel->count, panel->count);
-    if (s == KS_OK) s = rate(measurer, &device);
-    for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(&device, &rows[i].problem);
-    if (s == KS_OK && csv) s = write_csv(csv, rows, panel->count);
-    if (s != KS_OK) {
-        code = cli_status(s);
-    } else if (c->json) {
+    if (s == KS_OK) s = rate(measurer, device);
+    for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(device, &rows[i].problem);
+    ks_measurer_close(measurer);
+    return s;
+}
+
+static int print(const cli *c, const ks_device *device, const row *rows, size_t count, bool energy)
+{
+    if (c->json) {
         cJSON *object = cli_result_json();
-        cJSON_AddStringToObject(object, "device", device.name);
-        cli_add_rates(object, device.copy_bytes_per_s, device.gemm_flops_per_s);
+        cJSON_AddStringToObject(object, "device", device->name);
+        cli_add_rates(object, device->copy_bytes_per_s, device->gemm_flops_per_s);
         cJSON *list = cJSON_AddArrayToObject(object, "rows");
-        for (size_t i = 0; i < panel->count; i++) cJSON_AddItemToArray(list, row_json(&rows[i], energy));
-        code = cli_print_json(object);
-    } else {
-        printf("%s: copy %s, GEMM f32 %s\n\n", device.name, cli_rate(device.copy_bytes_per_s, "B/s").s,
-               cli_rate(device.gemm_flops_per_s[KS_F32], "FLOP/s").s);
-        print_header();
-        for (size_t i = 0; i < panel->count; i++) print_row(&rows[i]);
-        print_summary(rows, panel->count);
-        code = CLI_DONE;
+        for (size_t i = 0; i < count; i++) cJSON_AddItemToArray(list, row_json(&rows[i], energy));
+        return cli_print_json(object);
     }
+    printf("%s: copy %s, GEMM f32 %s\n\n", device->name, cli_rate(device->copy_bytes_per_s, "B/s").s,
+           cli_rate(device->gemm_flops_per_s[KS_F32], "FLOP/s").s);
+    print_header();
+    for (size_t i = 0; i < count; i++) print_row(&rows[i]);
+    print_summary(rows, count);
+    return CLI_DONE;
+}
+
+static int bench_panel(const cli *c, const request *r)
+{
+    ks_context *ctx = NULL;
+    ks_device device;
+    ks_panel panel = {0};
+    row *rows = NULL;
+    const ks_options options = {.device = r->device, .store = c->store};
+    int code = cli_open(c, "bench", &options, &ctx);
+    if (code != CLI_GO_ON) return code;
+    ks_status s = ks_device_find(r->device, &device);
+    if (s != KS_OK) {
+        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu, cuda:0, ...", r->device);
+        goto done;
+    }
+    s = get_panel(c, &device, r, &panel);
+    if (s == KS_OK && !(rows = calloc(panel.count + 1, sizeof *rows)))
+        s = ks_fail(KS_ERR_MEMORY, "out of memory for %zu problems", panel.count);
+    if (s == KS_OK) s = measure_panel(&panel, ctx, r->energy, &device, rows);
+    if (s == KS_OK && r->csv) s = write_csv(r->csv, rows, panel.count);
+    code = s == KS_OK ? print(c, &device, rows, panel.count, r->energy) : cli_status(s);
 done:
     free(rows);
-    ks_measurer_close(measurer);
+    ks_panel_free(&panel);
     ks_close(ctx);
     return code;
 }
 
 int cmd_bench(cli *c, int argc, char **argv)
 {
-    const char *file = NULL, *device = NULL, *csv = NULL;
-    bool dispatch = false, energy = false;
+    request r = {0};
+    bool dispatch = false;
     const cli_option options[] = {
-        {"panel", CLI_TEXT, &file, "FILE", "problems to time: a CSV of a,b,c,d,batch,dtype,layout", false},
-        {"device", CLI_TEXT, &device, "DEVICE", "cpu (default), or cuda:N", false},
-        {"csv", CLI_TEXT, &csv, "OUT", "also write every measurement to this file", false},
-        {"energy", CLI_FLAG, &energy, NULL, "also read the joules of each product, for --csv and --json (GPUs)",
+        {"panel", CLI_TEXT, &r.file, "FILE", "problems to time: a CSV of a,b,c,d,batch,dtype,layout", false},
+        {"random", CLI_INT, &r.random, "N", "time N fresh problems, drawn as calibrate draws those it judges by",
+         false},
+        {"seed", CLI_INT, &r.seed, "N", "choose the fresh problems by N (default: by the clock)", false},
+        {"dtype", CLI_TYPES, &r.types, "TYPES",
+         "of fresh problems: f32, f16, bf16, f64; several with commas; all; default: as calibrate's", false},
+        {"layout", CLI_LAYOUTS, &r.layouts, "LAYOUTS", "of fresh problems: first, last or both (default)", false},
+        {"device", CLI_TEXT, &r.device, "DEVICE", "cpu (default), or cuda:N", false},
+        {"csv", CLI_TEXT, &r.csv, "OUT", "also write every measurement to this file", false},
+        {"energy", CLI_FLAG, &r.energy, NULL, "also read the joules of each product, for --csv and --json (GPUs)",
          false},
         {"dispatch", CLI_FLAG, &dispatch, NULL, "measure what a decision costs instead", false},
         {0},
     };
     int code = cli_parse(c, "bench", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
-    if (dispatch && (file || csv || energy))
-        return cli_misuse("bench", "--dispatch takes neither --panel nor --csv nor --energy");
-    if (dispatch) return bench_dispatch(c, device);
-    if (file && (code = cli_readable("bench", "--panel", file)) != CLI_GO_ON) return code;
-    ks_panel panel = {0};
-    ks_status s =
-        file ? ks_panel_read_file(file, &panel) : ks_panel_read_text(vit_s16, sizeof vit_s16 - 1, "ViT-S/16", &panel);
-    if (s != KS_OK) return cli_status(s);
-    code = bench_panel(c, &panel, device, csv, energy);
-    ks_panel_free(&panel);
-    return code;
+    if (dispatch && (r.file || r.random || r.csv || r.energy))
+        return cli_misuse("bench", "--dispatch takes neither --panel nor --random nor --csv nor --energy");
+    if (r.file && r.random) return cli_misuse("bench", "--panel and --random exclude each other");
+    if (!r.random && (r.seed || r.types || r.layouts))
+        return cli_misuse("bench", "--seed, --dtype and --layout need --random");
+    if (r.random > RANDOM_MOST)
+        return cli_misuse("bench", "--random '%lld': must be at most %d", (long long)r.random, RANDOM_MOST);
+    if (dispatch) return bench_dispatch(c, r.device);
+    if (r.file && (code = cli_readable("bench", "--panel", r.file)) != CLI_GO_ON) return code;
+    return bench_panel(c, &r);
 }

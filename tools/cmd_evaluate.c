@@ -21,6 +21,7 @@ typedef struct wanted {
     ks_layout layout;
     ks_objective objective;
     ks_model *model;
+    int measured; /* problems that it was fitted on */
     ks_status status;
 } wanted;
 
@@ -28,6 +29,7 @@ static bool take(void *user, const ks_model_row *row)
 {
     wanted *w = user;
     if (row->type != w->type || row->layout != w->layout || row->objective != w->objective) return true;
+    w->measured = row->rows;
     w->status = ks_model_parse(row->json, &w->model);
     return false;
 }
@@ -41,10 +43,10 @@ static ks_rows rows_of(const ks_table *table, const char *device)
     return rows;
 }
 
-static ks_acceptance judge(const ks_cases *cases, const ks_device *device, const ks_model *model, int *chosen)
+static ks_acceptance judge(const ks_cases *cases, const ks_device *device, const wanted *w, int *chosen)
 {
-    ks_acceptance a = {.type = cases->type, .layout = cases->layout, .measured = model->points};
-    ks_cases_choose(cases, device, model, chosen);
+    ks_acceptance a = {.type = cases->type, .layout = cases->layout, .measured = w->measured};
+    ks_cases_choose(cases, device, w->model, chosen);
     a.advisor = ks_cases_regret(cases, chosen, &a.agreement);
     ks_cases_judge_static(cases, chosen, &a);
     return a;
@@ -109,7 +111,7 @@ int cmd_evaluate(cli *c, int argc, char **argv)
                 if (s == KS_OK && cases.count > 0) s = ks_store_each_model(store, device.name, take, &w);
                 if (s == KS_OK) s = w.status;
                 if (s == KS_OK && w.model) {
-                    const ks_acceptance a = judge(&cases, &device, w.model, chosen);
+                    const ks_acceptance a = judge(&cases, &device, &w, chosen);
                     cJSON *row = cli_acceptance_json(&a);
                     cJSON_AddStringToObject(row, "device", devices[d]);
                     cli_add_integer(row, "quarantined", cases.quarantined);
