@@ -1,5 +1,6 @@
 /* fused.cuda.mma: the row of the kernel table, and its planner. What runs on the device is fused_mma.cuh. */
 #include "fused_mma_plan.cuh"
+#include "launch.cuh"
 
 extern "C" {
 #include "cuda.h"
@@ -246,9 +247,9 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
         best.args.x = static_cast<const char *>(args->x);
         best.args.k = static_cast<const char *>(args->k);
         best.args.y = static_cast<char *>(args->y);
-        best.shape->kernel<<<best.blocks, best.shape->threads, best.shared_bytes,
-                             static_cast<cudaStream_t>(args->stream)>>>(best.args);
-        s = ks_cuda_status(cudaGetLastError(), "launch of fused.cuda.mma");
+        s = ks_cuda_status(ks_launch(best.shape->kernel, best.blocks, best.shape->threads, best.shared_bytes,
+                                     args->stream, best.args),
+                           "launch of fused.cuda.mma");
     }
     ks_cuda_leave(previous);
     return s;
