@@ -110,7 +110,11 @@ static void state(const ks_device *device, ks_device_state *now)
 
 int ks_cuda_arch(const ks_device *device)
 {
-    return strncmp(device->arch, "sm_", 3) == 0 ? atoi(device->arch + 3) : 0;
+    int arch = 0; /* by hand: every decision asks several times */
+    if (strncmp(device->arch, "sm_", 3) != 0) return 0;
+    for (const char *digit = device->arch + 3; *digit >= '0' && *digit <= '9'; digit++)
+        arch = arch * 10 + (*digit - '0');
+    return arch;
 }
 
 /* The table "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide. */
@@ -120,8 +124,9 @@ size_t ks_cuda_shared_bytes(const ks_device *device)
         int arch, kilobytes;
     } most[] = {{70, 96},  {72, 96},   {75, 64},   {80, 163},  {86, 99},   {87, 163}, {88, 163}, {89, 99},
                 {90, 227}, {100, 227}, {101, 227}, {103, 227}, {110, 227}, {120, 99}, {121, 99}};
+    const int arch = ks_cuda_arch(device);
     for (size_t i = 0; i < sizeof most / sizeof *most; i++)
-        if (most[i].arch == ks_cuda_arch(device)) return (size_t)most[i].kilobytes * 1024;
+        if (most[i].arch == arch) return (size_t)most[i].kilobytes * 1024;
     return 48 * 1024; /* what every architecture has */
 }
 
