@@ -28,7 +28,7 @@ ks_status ks_cuda_status(int error, const char *what)
 int ks_cuda_lost(void)
 {
     size_t unused, total;
-    const cudaError_t e = cudaMemGetInfo(&unused, &total); /* asks the device, waits for nothing, may be captured */
+    const cudaError_t e = cudaMemGetInfo(&unused, &total); /* asks the device, and waits for nothing */
     if (e != cudaSuccess) cudaGetLastError();
     return e;
 }

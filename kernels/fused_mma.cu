@@ -188,7 +188,7 @@ static void try_shape(const variant *v, const task &t, cut *best)
         for (int together = -1; together < divisor_count; together++) {
             const int64_t siblings = together < 0 ? 1 : divisors[together] * j_tiles;
             if (siblings > most_blocks) break;
-            if (together == 0 && siblings == 1) continue; /* as before */
+            if (together == 0 && siblings == 1) continue; /* the same cut again */
             const int64_t rounds = together < 0 ? j_tiles * l_tiles : l_tiles / divisors[together];
             const int64_t units = p->a * rounds * n_tiles, teams = least(most_blocks / siblings, units);
             const int64_t longest = ceil_div(units, teams);
