@@ -187,14 +187,22 @@ KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
  * tensor-core kernel leaves its work to a general one. y must not overlap x or k; it is written in full and never read.
  * NaN and Inf pass through as arithmetic says. After a failure y's content is unspecified.
  *
- * stream: a cudaStream_t of the context's device, NULL for its default stream; ignored by the CPU. On CUDA the call is
- * asynchronous: it returns an error if the work could not be queued, and what goes wrong on the device later shows in a
- * later call, of ksauto or of CUDA. The calling thread's current device stays as it is. The stream may be under capture:
- * all of the work, its workspace included, then becomes part of the graph, and nothing is measured. After an error that
- * CUDA does not recover from, every call returns KS_ERR_DEVICE, and ks_close works.
+ * stream: a cudaStream_t of the context's device, NULL for its default stream; ignored by the CPU. The calling thread's
+ * current device stays as it is. The stream may be under capture: all of the work, its workspace included, then becomes part
+ * of the graph, and nothing is measured.
  *
- * That x, k and y can be read by the GPU (KS_ERR_ARGUMENT names the one that cannot) is checked at a problem's first use, and
- * at every one if KSAUTO_CHECK=1 is set when the context is opened: it costs about a microsecond.
+ * Errors on CUDA: the call is asynchronous. KS_OK says that the work is queued, not that it is done; any other status, that
+ * y will not be computed. Only waiting for the stream (cudaStreamSynchronize) tells that y is there. What goes wrong on the
+ * device in between (an array that ends too early, another library's kernel) shows there and in later calls, of ksauto or of
+ * CUDA, and need not be their doing. After an error that CUDA does not recover from, a kernel's access to a wrong address above
+ * all, the device is lost to this process: every call that needs it returns KS_ERR_DEVICE, with CUDA's name for the error,
+ * and so does opening another context. Advice, which needs no device, and ks_close work as before. Only a new process can
+ * use the device again.
+ *
+ * Whether the GPU reaches the first and the last byte of x, k and y is checked at a problem's first use, and at every one if
+ * KSAUTO_CHECK=1 is set when the context is opened: it costs a microsecond or two. KS_ERR_ARGUMENT names the array that lies
+ * in host memory, was freed, or ends where nothing is. An array that is too short, but ends in other memory of the process, is
+ * not found out.
  *
  * A decision costs <= 10 us for a new problem and <= 100 ns from then on; it neither locks, allocates nor reads
  * files. Kernels that need workspace take it from the context, which keeps it for the next call; where it cannot

@@ -87,7 +87,7 @@ static ks_status run_in_pool(ks_context *ctx, const ks_problem *p, const ks_kern
     if (s != KS_OK) return s;
     s = kernel->run(p, args);
     ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, args->workspace, args->stream);
-    return s == KS_OK ? given : s;
+    return given == KS_OK ? s : given; /* the failure whose message is the last */
 }
 
 static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
@@ -204,11 +204,12 @@ static ks_status check(const ks_context *ctx, const ks_problem *p, const void *x
 }
 
 /* Whether the device can reach the arrays: asked at a problem's first use, since it costs a good part of a launch. */
-static ks_status check_arrays(const ks_context *ctx, const ks_run_args *args)
+static ks_status check_arrays(const ks_context *ctx, const ks_problem *p, const ks_run_args *args)
 {
-    ks_status s = ks_memory_check(&ctx->device, args->x, "x");
-    if (s == KS_OK) s = ks_memory_check(&ctx->device, args->k, "k");
-    return s == KS_OK ? ks_memory_check(&ctx->device, args->y, "y") : s;
+    const size_t size = ks_type_bytes(p->type);
+    ks_status s = ks_memory_check(&ctx->device, args->x, size * (size_t)ks_x_count(p), "x");
+    if (s == KS_OK) s = ks_memory_check(&ctx->device, args->k, size * (size_t)ks_k_count(p), "k");
+    return s == KS_OK ? ks_memory_check(&ctx->device, args->y, size * (size_t)ks_y_count(p), "y") : s;
 }
 
 ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, const void *k, void *y, void *stream)
@@ -217,7 +218,7 @@ ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, co
     if (s != KS_OK) return s;
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
     const ks_kernel *kernel = ks_context_recall(ctx, p);
-    if (!kernel || ctx->check_arrays) s = check_arrays(ctx, &args);
+    if (!kernel || ctx->check_arrays) s = check_arrays(ctx, p, &args);
     if (s != KS_OK) return s;
     if (!kernel && (ctx->flags & KS_MEASURE)) measure_first_use(ctx, p, &args);
     if (!kernel) kernel = ks_context_choose(ctx, p);
@@ -236,6 +237,6 @@ ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, cons
     if (s == KS_OK) s = ks_context_resolve(ctx, p, path, &kernel);
     if (s != KS_OK) return s;
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
-    s = check_arrays(ctx, &args);
+    s = check_arrays(ctx, p, &args);
     return s == KS_OK ? run(ctx, p, kernel, &args) : s;
 }

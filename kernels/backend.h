@@ -24,7 +24,7 @@ typedef struct ks_backend_ops {
     ks_status (*set)(const ks_device *device, void *memory, int byte, size_t bytes);
     ks_status (*randomise)(const ks_device *device, void *memory, size_t bytes, uint64_t seed);
     ks_status (*copy)(const ks_device *device, void *to, const void *from, size_t bytes, void *stream);
-    ks_status (*check)(const ks_device *device, const void *memory, const char *name);
+    ks_status (*check)(const ks_device *device, const void *memory, size_t bytes, const char *name);
 
     ks_status (*pool_open)(const ks_device *device, void **pool);
     void (*pool_close)(const ks_device *device, void *pool);

@@ -95,9 +95,12 @@ size_t ks_cublas_workspace_bytes(const ks_device *device)
     return (size_t)(ks_cuda_arch(device) >= 90 ? 32 : 4) << 20;
 }
 
+/* On a device that is lost cuBLAS says "execution failed" or "allocation failed": what CUDA says is the reason. */
 static ks_status status_of(cublasStatus_t status, const char *what)
 {
     if (status == CUBLAS_STATUS_SUCCESS) return KS_OK;
+    const ks_status lost = ks_cuda_status(ks_cuda_lost(), what);
+    if (lost != KS_OK) return lost;
     return ks_fail(status == CUBLAS_STATUS_ALLOC_FAILED    ? KS_ERR_MEMORY
                    : status == CUBLAS_STATUS_NOT_SUPPORTED ? KS_ERR_UNSUPPORTED
                                                            : KS_ERR_DEVICE,

@@ -25,6 +25,14 @@ ks_status ks_cuda_status(int error, const char *what)
                    cudaGetErrorName((cudaError_t)error), cudaGetErrorString((cudaError_t)error));
 }
 
+int ks_cuda_lost(void)
+{
+    size_t unused, total;
+    const cudaError_t e = cudaMemGetInfo(&unused, &total); /* asks the device, and waits for nothing */
+    if (e != cudaSuccess) cudaGetLastError();
+    return e;
+}
+
 ks_status ks_cuda_enter(const ks_device *device, int *previous)
 {
     cudaError_t e = cudaGetDevice(previous);
@@ -102,7 +110,11 @@ static void state(const ks_device *device, ks_device_state *now)
 
 int ks_cuda_arch(const ks_device *device)
 {
-    return strncmp(device->arch, "sm_", 3) == 0 ? atoi(device->arch + 3) : 0;
+    int arch = 0; /* by hand: every decision asks several times */
+    if (strncmp(device->arch, "sm_", 3) != 0) return 0;
+    for (const char *digit = device->arch + 3; *digit >= '0' && *digit <= '9'; digit++)
+        arch = arch * 10 + (*digit - '0');
+    return arch;
 }
 
 /* The table "Technical Specifications per Compute Capability" of the CUDA C++ Programming Guide. */
@@ -112,30 +124,50 @@ size_t ks_cuda_shared_bytes(const ks_device *device)
         int arch, kilobytes;
     } most[] = {{70, 96},  {72, 96},   {75, 64},   {80, 163},  {86, 99},   {87, 163}, {88, 163}, {89, 99},
                 {90, 227}, {100, 227}, {101, 227}, {103, 227}, {110, 227}, {120, 99}, {121, 99}};
+    const int arch = ks_cuda_arch(device);
     for (size_t i = 0; i < sizeof most / sizeof *most; i++)
-        if (most[i].arch == ks_cuda_arch(device)) return (size_t)most[i].kilobytes * 1024;
+        if (most[i].arch == arch) return (size_t)most[i].kilobytes * 1024;
     return 48 * 1024; /* what every architecture has */
 }
 
 /* ---- the caller's arrays and streams ------------------------------------------------------------------------------------ */
 
-static ks_status check(const ks_device *device, const void *memory, const char *name)
+/* Why the device cannot reach a byte, in *why; NULL if it can, or if that is not known. */
+static ks_status reach(const ks_device *device, const void *byte, const char **why)
 {
-    struct cudaPointerAttributes found;
-    int previous, pageable = 0;
-    ks_status s = ks_cuda_enter(device, &previous);
-    if (s != KS_OK) return s;
-    s = ks_cuda_status(cudaPointerGetAttributes(&found, memory), "asking where an array lies");
-    if (s == KS_OK && found.type == cudaMemoryTypeUnregistered) { /* a few machines' GPUs read it all the same */
+    struct cudaPointerAttributes found = {.type = cudaMemoryTypeUnregistered};
+    int pageable = 0;
+    *why = NULL;
+    const cudaError_t e = cudaPointerGetAttributes(&found, byte);
+    if (e == cudaErrorInvalidValue)
+        cudaGetLastError(); /* no address at all */
+    else if (e != cudaSuccess)
+        return ks_cuda_status(e, "asking where an array lies");
+    if (found.type == cudaMemoryTypeUnregistered) { /* a few machines' GPUs read it all the same */
         if (cudaDeviceGetAttribute(&pageable, cudaDevAttrPageableMemoryAccess, device->index) != cudaSuccess)
             cudaGetLastError();
-        if (!pageable)
-            s = ks_fail(KS_ERR_ARGUMENT, "%s (%p) is host memory, which cuda:%d cannot read", name, memory,
-                        device->index);
+        if (!pageable) *why = "host memory that it cannot read, or freed";
     }
-    if (s == KS_OK && found.type == cudaMemoryTypeDevice && found.device != device->index)
-        s = ks_fail(KS_ERR_ARGUMENT, "%s (%p) is memory of cuda:%d; the context is of cuda:%d", name, memory,
-                    found.device, device->index);
+    if (found.type == cudaMemoryTypeDevice && found.device != device->index) *why = "memory of another GPU";
+    return *why ? ks_cuda_status(ks_cuda_lost(), "asking where an array lies") : KS_OK;
+}
+
+/* The first byte and the last: most arrays that are freed or too short show there. What lies between is not looked at, so
+ * that memory mapped piece by piece (as caching allocators do) passes. */
+static ks_status check(const ks_device *device, const void *memory, size_t bytes, const char *name)
+{
+    const char *why;
+    int previous;
+    ks_status s = ks_cuda_enter(device, &previous);
+    if (s != KS_OK) return s;
+    s = reach(device, memory, &why);
+    if (s == KS_OK && why)
+        s = ks_fail(KS_ERR_ARGUMENT, "%s (%p) is not in the memory of cuda:%d: %s", name, memory, device->index, why);
+    if (s == KS_OK) s = reach(device, (const char *)memory + bytes - 1, &why);
+    if (s == KS_OK && why)
+        s = ks_fail(KS_ERR_ARGUMENT,
+                    "%s (%p) is too short: the last of its %zu bytes is not in the memory of cuda:%d", name, memory,
+                    bytes, device->index);
     ks_cuda_leave(previous);
     return s;
 }
@@ -179,8 +211,10 @@ static ks_status pool_open(const ks_device *device, void **pool)
     cudaMemPool_t made = NULL;
     ks_status s = ks_cuda_enter(device, &previous);
     if (s != KS_OK) return s;
-    s = ks_cuda_status(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device->index),
-                       "asking for memory pools");
+    s = ks_cuda_status(ks_cuda_lost(), "opening a CUDA device");
+    if (s == KS_OK)
+        s = ks_cuda_status(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device->index),
+                           "asking for memory pools");
     if (s == KS_OK && supported) {
         s = ks_cuda_status(cudaMemPoolCreate(&made, &wanted), "making a memory pool");
         if (s == KS_OK)

@@ -18,6 +18,11 @@ void ks_cuda_leave(int previous);
  * and CUDA's own name and sentence for the error. Clears CUDA's last error where that can be cleared. */
 ks_status ks_cuda_status(int error, const char *what);
 
+/* The error that the current device cannot recover from (a cudaError_t): a kernel that trapped or went astray, a GPU that fell
+ * off its bus. Every later call of CUDA for this device then fails with it, but for some that ask the device nothing: asked
+ * before these are believed, and where another library's failure may have it as its cause. cudaSuccess: none, or not yet. */
+int ks_cuda_lost(void);
+
 /* Facts that follow from an architecture's name ("sm_90"), so that plans for a device that is not here come out the
  * same. ks_cuda_arch: 90; 0 if the text is no such name. ks_cuda_shared_bytes: most shared memory of one block. */
 int ks_cuda_arch(const ks_device *device);

@@ -1,5 +1,6 @@
 /* fused.cuda.mma: the row of the kernel table, and its planner. What runs on the device is fused_mma.cuh. */
 #include "fused_mma_plan.cuh"
+#include "launch.cuh"
 
 extern "C" {
 #include "cuda.h"
@@ -9,7 +10,6 @@ extern "C" {
 
 #include <cuda_runtime.h>
 #include <math.h>
-#include <string.h>
 
 namespace ks_mma
 {
@@ -20,6 +20,11 @@ namespace
 int64_t ceil_div(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
+}
+
+int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
 }
 
 } /* namespace */
@@ -75,80 +80,179 @@ static double step_cycles(const variant *v)
     return (arithmetic + shared) * (1 + 4.25 / (warps * products));
 }
 
-bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, size_t shared_most, plan *out)
+/* A problem on a device, as every shape sees it. */
+struct task {
+    const ks_problem *problem;
+    int64_t units, shared_most;
+    double x, y, k; /* bytes */
+    double l2_rate, dram_rate;
+};
+
+/* How a shape may cut a problem, and what that should cost. */
+struct cut {
+    const variant *shape;
+    double seconds, dram_bytes, l2_bytes;
+    int64_t siblings, teams;
+    int resident;
+};
+
+/* A block's shared memory: `staging` bytes of X's slabs and K's, then room for results on their way out. */
+struct room {
+    int64_t stages, staging;
+    int per_unit; /* blocks of a multiprocessor */
+};
+
+static double larger(double a, double b)
 {
-    if (!fits(v, p)) return false;
-    const int64_t j_tiles = ceil_div(p->b, v->TJ), l_tiles = ceil_div(p->d, v->TL),
-                  n_tiles = ceil_div(p->batch, v->TN);
-    const int64_t parts = j_tiles * l_tiles;
-    const int slabs = (int)ceil_div(p->c, v->TK);
-    const int steps = (int)ceil_div(p->c, v->KS);
-    const int size = v->size;
-    const double cycles = step_cycles(v);
-    const double l2_rate = device->units * l2_unit_bytes_per_s;
-    const double dram_rate =
-        device->units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
-    out->seconds = INFINITY;
-    for (int resident = 0; resident < 2; resident++) {
-        const int64_t k_bytes = (int64_t)(resident ? steps : v->TK / v->KS) * v->k_step_bytes;
-        const int64_t stage = v->x_bytes + (resident ? 0 : k_bytes);
-        int64_t stages = ((int64_t)shared_most - v->staging_bytes - (resident ? k_bytes : 0)) / stage;
-        if (stages < 2) continue;
-        if (stages > 4) stages = 4;
-        const int64_t staging = (resident ? k_bytes : 0) + stages * stage, shared = staging + v->staging_bytes;
-        int per_unit = (int)((int64_t)(shared_most + 2048) / (shared + 1024));
-        if (per_unit > 256 / v->threads) per_unit = v->threads > 256 ? 1 : 256 / v->threads;
-        if (per_unit < 1) per_unit = 1;
-        const int64_t most_blocks = (int64_t)device->units * per_unit;
-        /* One block alone, or all that share X's k's of some l's. */
-        for (int64_t together = 0; together <= l_tiles && together * j_tiles <= most_blocks; together++) {
-            if (together > 0 && l_tiles % together) continue;
-            const int64_t siblings = together > 0 ? together * j_tiles : 1;
-            const int64_t rounds = parts / siblings, units = p->a * rounds * n_tiles;
-            int64_t teams = most_blocks / siblings;
-            if (teams > units) teams = units;
-            const int64_t longest = ceil_div(units, teams);
-            const double x = (double)ks_x_count(p) * size, y = (double)ks_y_count(p) * size,
-                         k = (double)ks_k_count(p) * size;
-            const double k_traffic = resident ? (double)(teams * siblings) * v->TL * v->TJ * (double)p->c * size
-                                              : (double)n_tiles * k * (double)(v->TJ * j_tiles) / (double)p->b;
-            const double piece = v->READER == LAST || l_tiles == 1 ? INFINITY : fmin(128, (double)v->TL * size);
-            const double l2 = (x * (double)j_tiles + y) * (1 + request_bytes / piece) + k_traffic;
-            /* Parts that share bytes of X but do not run side by side find most of them in L2, not all. */
-            const double run = (double)v->TL * size;
-            const double sharing = (double)j_tiles * (run >= 64 ? 1 : fmin(64 / run, (double)l_tiles));
-            const double dram = x * (1 + 0.1 * fmax(0, sharing / (double)siblings - 1)) + y + k;
-            /* The longest team's share, and blocks too few to draw all that memory gives. */
-            const double share = (double)longest * (double)teams / (double)units;
-            const double used = fmin(1, 1.25 * (double)(teams * siblings) / (double)device->units);
-            const double dram_s = dram / dram_rate, l2_s = l2 / l2_rate;
-            const double memory = (fmax(dram_s, l2_s) + 0.15 * fmin(dram_s, l2_s)) * share / used;
-            const double busy = (double)longest * (steps * cycles + unit_cycles) / clock_hz * per_unit;
-            const double seconds = launch_s + fmax(memory, busy) + 0.25 * fmin(memory, busy);
-            if (seconds >= out->seconds) continue;
-            out->shape = v;
-            out->seconds = seconds;
-            out->dram_bytes = dram, out->l2_bytes = l2, out->step_cycles = cycles;
-            out->blocks = (int)(teams * siblings);
-            out->shared_bytes = (int)shared;
-            arguments &a = out->args;
-            memset(&a, 0, sizeof a);
-            a.batch = p->batch, a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d;
-            const bool last = v->READER == LAST;
-            a.x_row = (last ? p->d * p->batch : p->a * p->c * p->d) * size;
-            a.y_row = (last ? p->d * p->batch : p->a * p->b * p->d) * size;
-            a.units = units, a.n_tiles = n_tiles, a.j_tiles = (int)j_tiles, a.siblings = (int)siblings;
-            a.teams = (int)teams, a.rounds = (int)rounds, a.slabs = slabs, a.stages = (int)stages;
-            a.resident = resident, a.staging = (int)staging;
-            a.wide_stores = p->b * p->d * size % 16 == 0;
-        }
-    }
-    return isfinite(out->seconds);
+    return a > b ? a : b;
 }
 
-/* The best plan over all shapes. Planning takes microseconds, more than a launch can wait for,
- * so each thread remembers what it planned last. */
-static bool best_plan(const ks_problem *p, const ks_device *device, plan *out)
+static double smaller(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+static int most_per_unit(const variant *v)
+{
+    return v->threads > 256 ? 1 : 256 / v->threads;
+}
+
+/* With all of K's rows there from start to end, or K by slabs like X. */
+static room room_of(const variant *v, int64_t shared_most, int64_t steps, bool resident)
+{
+    const int64_t k_bytes = (resident ? steps : v->TK / v->KS) * v->k_step_bytes, kept = resident ? k_bytes : 0;
+    const int64_t stage = v->x_bytes + k_bytes - kept, left = shared_most - v->staging_bytes - kept;
+    room r;
+    r.stages = left < 2 * stage ? 0 : left < 3 * stage ? 2 : left < 4 * stage ? 3 : 4;
+    r.staging = kept + r.stages * stage;
+    r.per_unit = (int)((shared_most + 2048) / (r.staging + v->staging_bytes + 1024));
+    if (r.per_unit > most_per_unit(v)) r.per_unit = most_per_unit(v);
+    if (r.per_unit < 1) r.per_unit = 1;
+    return r;
+}
+
+/* A number's divisors up to `most`, in ascending order. None below 2^25, as all of ours are, has more than 504. */
+enum { DIVISORS_MOST = 504 };
+
+static int divisors_of(uint32_t number, int64_t most, uint32_t divisors[DIVISORS_MOST])
+{
+    int count = 0;
+    for (uint32_t by = 1; by <= most && (uint64_t)by * by <= number; by++)
+        if (number % by == 0) divisors[count++] = by;
+    for (int small = count - 1; small >= 0; small--) {
+        const uint32_t by = number / divisors[small];
+        if (by > most) break;
+        if (by != divisors[small]) divisors[count++] = by;
+    }
+    return count;
+}
+
+static double memory_s(const task &t, double dram_bytes, double l2_bytes)
+{
+    const double dram_s = dram_bytes / t.dram_rate, l2_s = l2_bytes / t.l2_rate;
+    return larger(dram_s, l2_s) + 0.15 * smaller(dram_s, l2_s);
+}
+
+/* Memory and multiprocessors work side by side, though not wholly. */
+static double total_s(double memory, double busy)
+{
+    return launch_s + larger(memory, busy) + 0.25 * smaller(memory, busy);
+}
+
+/* Makes *best the shape's best cut where that is better. Microseconds of a decision are spent here, so what does not depend
+ * on the cut is out of the loops, and a shape that cannot win is seen off by a bound. */
+static void try_shape(const variant *v, const task &t, cut *best)
+{
+    const ks_problem *p = t.problem;
+    const int64_t j_tiles = ceil_div(p->b, v->TJ), l_tiles = ceil_div(p->d, v->TL),
+                  n_tiles = ceil_div(p->batch, v->TN), steps = ceil_div(p->c, v->KS);
+    const double size = v->size, unit_count = (double)t.units, run = v->TL * size;
+    const double piece = v->READER == LAST || l_tiles == 1 ? INFINITY : smaller(128, run);
+    const double l2_xy = (t.x * (double)j_tiles + t.y) * (1 + request_bytes / piece);
+    const double cycles = (double)steps * step_cycles(v) + unit_cycles;
+    /* No cut moves less, uses more blocks, or shares the work among the multiprocessors more evenly. */
+    const double tiles = (double)p->a * (double)(j_tiles * l_tiles) * (double)n_tiles;
+    const double memory_least = memory_s(t, t.x + t.y + t.k, l2_xy) / smaller(1, 1.25 * tiles / unit_count);
+    const double busy_least = larger(1, tiles / unit_count) * cycles / clock_hz;
+    if (total_s(memory_least, busy_least) * (1 - 1e-9) > best->seconds) return;
+
+    /* Parts that share bytes of X but do not run side by side find most of them in L2, not all. */
+    const double sharing = (double)j_tiles * (run >= 64 ? 1 : smaller(64 / run, (double)l_tiles));
+    uint32_t divisors[DIVISORS_MOST];
+    const int divisor_count = divisors_of((uint32_t)l_tiles, t.units * most_per_unit(v) / j_tiles, divisors);
+    for (int resident = 0; resident < 2; resident++) {
+        const room r = room_of(v, t.shared_most, steps, resident);
+        if (r.stages < 2) continue;
+        const int64_t most_blocks = t.units * r.per_unit;
+        /* One block alone, or all that share X's k's of some l's. */
+        for (int together = -1; together < divisor_count; together++) {
+            const int64_t siblings = together < 0 ? 1 : divisors[together] * j_tiles;
+            if (siblings > most_blocks) break;
+            if (together == 0 && siblings == 1) continue; /* the same cut again */
+            const int64_t rounds = together < 0 ? j_tiles * l_tiles : l_tiles / divisors[together];
+            const int64_t units = p->a * rounds * n_tiles, teams = least(most_blocks / siblings, units);
+            const int64_t longest = ceil_div(units, teams);
+            const double blocks = (double)(teams * siblings);
+            const double k_traffic = resident ? blocks * v->TL * v->TJ * (double)p->c * size
+                                              : (double)n_tiles * t.k * (double)(v->TJ * j_tiles) / (double)p->b;
+            const double l2 = l2_xy + k_traffic;
+            const double dram = t.x * (1 + 0.1 * larger(0, sharing / (double)siblings - 1)) + t.y + t.k;
+            /* The longest team's share, and blocks too few to draw all that memory gives. */
+            const double share = (double)longest * (double)teams / (double)units;
+            const double used = smaller(1, 1.25 * blocks / unit_count);
+            const double memory = memory_s(t, dram, l2) * share / used;
+            const double busy = (double)longest * cycles / clock_hz * r.per_unit;
+            const double seconds = total_s(memory, busy);
+            if (seconds < best->seconds) *best = {v, seconds, dram, l2, siblings, teams, resident};
+        }
+    }
+}
+
+/* The whole plan of a cut. */
+static void fill_in(plan *out, const cut &c, const task &t)
+{
+    const ks_problem *p = t.problem;
+    const variant *v = c.shape;
+    const int64_t j_tiles = ceil_div(p->b, v->TJ), l_tiles = ceil_div(p->d, v->TL);
+    const bool last = v->READER == LAST;
+    const room r = room_of(v, t.shared_most, ceil_div(p->c, v->KS), c.resident);
+    out->shape = v;
+    out->seconds = c.seconds;
+    out->dram_bytes = c.dram_bytes, out->l2_bytes = c.l2_bytes, out->step_cycles = step_cycles(v);
+    out->blocks = (int)(c.teams * c.siblings);
+    out->shared_bytes = (int)(r.staging + v->staging_bytes);
+    arguments &a = out->args;
+    a.batch = p->batch, a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d;
+    a.x_row = (last ? p->d * p->batch : p->a * p->c * p->d) * v->size;
+    a.y_row = (last ? p->d * p->batch : p->a * p->b * p->d) * v->size;
+    a.n_tiles = ceil_div(p->batch, v->TN), a.j_tiles = (int)j_tiles;
+    a.siblings = (int)c.siblings, a.teams = (int)c.teams, a.rounds = (int)(j_tiles * l_tiles / c.siblings);
+    a.units = p->a * a.rounds * a.n_tiles;
+    a.slabs = (int)ceil_div(p->c, v->TK), a.stages = (int)r.stages;
+    a.resident = c.resident, a.staging = (int)r.staging;
+    a.wide_stores = p->b * p->d * v->size % 16 == 0;
+}
+
+static bool make_plan(const ks_problem *p, const ks_device *device, plan *out)
+{
+    const double units = device->units, size = (double)ks_type_bytes(p->type);
+    task t;
+    t.problem = p, t.units = device->units, t.shared_most = (int64_t)ks_cuda_shared_bytes(device);
+    t.x = (double)ks_x_count(p) * size, t.y = (double)ks_y_count(p) * size, t.k = (double)ks_k_count(p) * size;
+    t.l2_rate = units * l2_unit_bytes_per_s;
+    t.dram_rate = units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
+    int count;
+    const variant *shapes = shapes_for(p, &count);
+    cut best = {};
+    best.seconds = INFINITY;
+    for (int v = 0; v < count; v++)
+        if (fits(&shapes[v], p)) try_shape(&shapes[v], t, &best);
+    if (!best.shape) return false;
+    fill_in(out, best, t);
+    return true;
+}
+
+const plan *best_plan(const ks_problem *p, const ks_device *device)
 {
     enum { REMEMBERED = 64 };
     struct memory {
@@ -169,24 +273,14 @@ static bool best_plan(const ks_problem *p, const ks_device *device, plan *out)
         m->arch != arch) {
         *m = {};
         m->problem = *p, m->units = device->units, m->arch = arch, m->known = true;
-        int count;
-        const variant *shapes = shapes_for(p, &count);
-        plan candidate;
-        m->best.seconds = INFINITY;
-        for (int v = 0; v < count; v++)
-            if (make_plan(&shapes[v], p, device, ks_cuda_shared_bytes(device), &candidate) &&
-                candidate.seconds < m->best.seconds)
-                m->best = candidate;
-        m->possible = isfinite(m->best.seconds);
+        m->possible = make_plan(p, device, &m->best);
     }
-    if (m->possible) *out = m->best;
-    return m->possible;
+    return m->possible ? &m->best : NULL;
 }
 
 static bool supports(const ks_problem *p, const ks_device *device)
 {
-    plan unused;
-    return device->backend == KS_CUDA && ks_cuda_arch(device) >= 80 && best_plan(p, device, &unused);
+    return device->backend == KS_CUDA && ks_cuda_arch(device) >= 80 && best_plan(p, device);
 }
 
 static size_t workspace_bytes(const ks_problem *, const ks_device *)
@@ -196,15 +290,15 @@ static size_t workspace_bytes(const ks_problem *, const ks_device *)
 
 static void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    plan best;
+    const plan *best = best_plan(p, device);
     for (int t = 0; t < KS_NTERMS; t++) terms[t] = 0;
-    if (!best_plan(p, device, &best)) return;
-    const double longest = (double)ceil_div(best.args.units, best.args.teams);
+    if (!best) return;
+    const double longest = (double)ceil_div(best->args.units, best->args.teams);
     terms[KS_TERM_LAUNCH] = 1;
-    terms[KS_TERM_BYTES] = best.dram_bytes;
-    terms[KS_TERM_FLOPS] = longest * (double)ceil_div(p->c, best.shape->KS) * best.step_cycles * 1000;
-    terms[KS_TERM_SHUFFLE] = best.l2_bytes;
-    terms[KS_TERM_CALLS] = longest * best.args.slabs;
+    terms[KS_TERM_BYTES] = best->dram_bytes;
+    terms[KS_TERM_FLOPS] = longest * (double)ceil_div(p->c, best->shape->KS) * best->step_cycles * 1000;
+    terms[KS_TERM_SHUFFLE] = best->l2_bytes;
+    terms[KS_TERM_CALLS] = longest * best->args.slabs;
 }
 
 /* Lets the kernel take more shared memory than 48 KB: once for each device. */
@@ -234,21 +328,22 @@ static ks_status allow_shared(const ks_device *device, const variant *v)
 
 static ks_status run(const ks_problem *p, const ks_run_args *args)
 {
-    plan best;
     /* Copies and stores are of 16 bytes: arrays that begin elsewhere go the general way. */
-    if (((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 || !best_plan(p, args->device, &best))
-        return ks_fused_cuda_simt.run(p, args);
+    const bool whole = ((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 == 0;
+    const plan *best = whole ? best_plan(p, args->device) : NULL;
+    if (!best) return ks_fused_cuda_simt.run(p, args);
     int previous;
     ks_status s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
-    s = allow_shared(args->device, best.shape);
+    s = allow_shared(args->device, best->shape);
     if (s == KS_OK) {
-        best.args.x = static_cast<const char *>(args->x);
-        best.args.k = static_cast<const char *>(args->k);
-        best.args.y = static_cast<char *>(args->y);
-        best.shape->kernel<<<best.blocks, best.shape->threads, best.shared_bytes,
-                             static_cast<cudaStream_t>(args->stream)>>>(best.args);
-        s = ks_cuda_status(cudaGetLastError(), "launch of fused.cuda.mma");
+        arguments a = best->args;
+        a.x = static_cast<const char *>(args->x);
+        a.k = static_cast<const char *>(args->k);
+        a.y = static_cast<char *>(args->y);
+        s = ks_cuda_status(
+            ks_launch(best->shape->kernel, best->blocks, best->shape->threads, best->shared_bytes, args->stream, a),
+            "launch of fused.cuda.mma");
     }
     ks_cuda_leave(previous);
     return s;

@@ -28,8 +28,9 @@ const variant *shapes_f32(int *count);
 const variant *shapes_tf32(int *count);
 const variant *shapes_for(const ks_problem *p, int *count);
 
-/* Whether the shape can compute the problem on a device; if so, the best cut. */
-bool make_plan(const variant *v, const ks_problem *p, const ks_device *device, size_t shared_most, plan *out);
+/* The best plan over all shapes; NULL if none fits. Each thread remembers what it planned last: a decision asks several times,
+ * and a launch cannot wait for it. The plan stays until another problem's takes its place. */
+const plan *best_plan(const ks_problem *p, const ks_device *device);
 
 } // namespace ks_mma
 

@@ -13,6 +13,7 @@
  *
  * Dropped: shared memory filled by cp.async, which cannot convert float16 on its way nor copy 2 bytes. */
 #include "cuda.h"
+#include "launch.cuh"
 #include "rows.h"
 #include "split.cuh"
 
@@ -354,23 +355,36 @@ __global__ void __launch_bounds__(threads_most, LEAST_BLOCKS)
 /* ---- the row of the table --------------------------------------------------------------------------------------- */
 
 template <typename T, int SIDE, int LEAST_BLOCKS>
-void launch(const ks_problem *p, const ks_run_args *args, const plan &g)
+cudaError_t launch(const ks_problem *p, const ks_run_args *args, const plan &g)
 {
     const sizes s = {p->a, p->b, p->c, p->d, p->batch};
     const auto kernel =
         p->layout == KS_BATCH_LAST ? multiply<T, SIDE, true, LEAST_BLOCKS> : multiply<T, SIDE, false, LEAST_BLOCKS>;
-    for (int64_t tile = 0; tile < g.tiles; tile += grid_most) /* one launch, below 2^31 tiles */
-        kernel<<<(unsigned)least(g.tiles - tile, grid_most), g.threads, g.shared_bytes,
-                 static_cast<cudaStream_t>(args->stream)>>>(
-            static_cast<const T *>(args->x), static_cast<const T *>(args->k), static_cast<T *>(args->y), s, g, tile);
+    cudaError_t e = cudaSuccess;
+    for (int64_t tile = 0; e == cudaSuccess && tile < g.tiles; tile += grid_most) /* one launch, below 2^31 tiles */
+        e = ks_launch(kernel, (unsigned)least(g.tiles - tile, grid_most), g.threads, g.shared_bytes, args->stream,
+                      static_cast<const T *>(args->x), static_cast<const T *>(args->k), static_cast<T *>(args->y), s,
+                      g, tile);
+    return e;
 }
 
-template <typename T> void launch_float(const ks_problem *p, const ks_run_args *args, const plan &g)
+template <typename T> cudaError_t launch_float(const ks_problem *p, const ks_run_args *args, const plan &g)
 {
-    if (g.large)
-        launch<T, 8, 2>(p, args, g);
-    else
-        launch<T, 4, 2>(p, args, g);
+    return g.large ? launch<T, 8, 2>(p, args, g) : launch<T, 4, 2>(p, args, g);
+}
+
+cudaError_t launch_type(const ks_problem *p, const ks_run_args *args, const plan &g)
+{
+    switch (p->type) {
+    case KS_F16:
+        return launch_float<__half>(p, args, g);
+    case KS_BF16:
+        return launch_float<__nv_bfloat16>(p, args, g);
+    case KS_F64:
+        return launch<double, 4, 1>(p, args, g);
+    default:
+        return launch_float<float>(p, args, g);
+    }
 }
 
 bool supports(const ks_problem *, const ks_device *device)
@@ -407,22 +421,7 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     ks_status s = ks_cuda_aligned(p, args);
     if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
-    const plan g = make_plan(p, args->device);
-    switch (p->type) {
-    case KS_F16:
-        launch_float<__half>(p, args, g);
-        break;
-    case KS_BF16:
-        launch_float<__nv_bfloat16>(p, args, g);
-        break;
-    case KS_F64:
-        launch<double, 4, 1>(p, args, g);
-        break;
-    default:
-        launch_float<float>(p, args, g);
-        break;
-    }
-    s = ks_cuda_status(cudaGetLastError(), "launch of fused.cuda.simt");
+    s = ks_cuda_status(launch_type(p, args, make_plan(p, args->device)), "launch of fused.cuda.simt");
     ks_cuda_leave(previous);
     return s;
 }

@@ -7,6 +7,7 @@
  * batch that is less than staging would cost. The warps' sums meet in shared memory.
  *
  * Operands as in mma_tile.cuh, but for 16 bytes of k a lane: two steps of them. */
+#include "launch.cuh"
 #include "mma_tile.cuh"
 #include "split.cuh"
 
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(32 * WARPS) skinny(const __grid_constant__ arg
     }
 }
 
-template <class T, bool X_CHUNKS, bool K_CHUNKS> void launch(const arguments &p, int64_t blocks, cudaStream_t stream)
+template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, int64_t blocks, void *stream)
 {
     const bool narrow = p.batch <= 8 * NARROW, deep = p.c > 512;
     using kernel = void (*)(arguments);
@@ -139,19 +140,16 @@ template <class T, bool X_CHUNKS, bool K_CHUNKS> void launch(const arguments &p,
         {skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 4>, skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 8>},
         {skinny<T, X_CHUNKS, K_CHUNKS, NARROW, 4>, skinny<T, X_CHUNKS, K_CHUNKS, NARROW, 8>},
     };
-    kernels[narrow][deep]<<<(unsigned)blocks, deep ? 256 : 128, 0, stream>>>(p);
+    return ks_launch(kernels[narrow][deep], (unsigned)blocks, deep ? 256 : 128, 0, stream, p);
 }
 
-template <class T> void launch_type(const arguments &p, int64_t blocks, cudaStream_t stream)
+template <class T> cudaError_t launch_type(const arguments &p, int64_t blocks, void *stream)
 {
     const bool k_chunks = p.c * T::size % 16 == 0 && (uintptr_t)p.k % 16 == 0;
     const bool x_chunks = k_chunks && p.x_k == 1 && (uintptr_t)p.x % 16 == 0;
-    if (x_chunks)
-        launch<T, true, true>(p, blocks, stream);
-    else if (k_chunks)
-        launch<T, false, true>(p, blocks, stream);
-    else
-        launch<T, false, false>(p, blocks, stream);
+    return x_chunks   ? launch<T, true, true>(p, blocks, stream)
+           : k_chunks ? launch<T, false, true>(p, blocks, stream)
+                      : launch<T, false, false>(p, blocks, stream);
 }
 
 int64_t block_count(const ks_problem *p)
@@ -199,17 +197,12 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     const int64_t wide = first ? 1 : p->batch;
     g.x_i = p->c * p->d * wide, g.x_l = wide, g.x_n = first ? p->a * p->c * p->d : 1, g.x_k = p->d * wide;
     g.y_i = p->b * p->d * wide, g.y_l = wide, g.y_n = first ? p->a * p->b * p->d : 1, g.y_j = p->d * wide;
-    const cudaStream_t stream = static_cast<cudaStream_t>(args->stream);
     const int64_t blocks = block_count(p);
-    if (p->type == KS_F16)
-        launch_type<f16>(g, blocks, stream);
-    else if (p->type == KS_BF16)
-        launch_type<bf16>(g, blocks, stream);
-    else if (p->math == KS_MATH_TF32)
-        launch_type<tf32>(g, blocks, stream);
-    else
-        launch_type<f32>(g, blocks, stream);
-    s = ks_cuda_status(cudaGetLastError(), "launch of fused.cuda.skinny");
+    const cudaError_t e = p->type == KS_F16         ? launch_type<f16>(g, blocks, args->stream)
+                          : p->type == KS_BF16      ? launch_type<bf16>(g, blocks, args->stream)
+                          : p->math == KS_MATH_TF32 ? launch_type<tf32>(g, blocks, args->stream)
+                                                    : launch_type<f32>(g, blocks, args->stream);
+    s = ks_cuda_status(e, "launch of fused.cuda.skinny");
     ks_cuda_leave(previous);
     return s;
 }

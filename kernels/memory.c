@@ -55,9 +55,9 @@ ks_status ks_memory_copy_kernel(const ks_device *device, void *to, const void *f
     return ops_of(device)->copy(device, to, from, bytes, stream);
 }
 
-ks_status ks_memory_check(const ks_device *device, const void *memory, const char *name)
+ks_status ks_memory_check(const ks_device *device, const void *memory, size_t bytes, const char *name)
 {
-    return ops_of(device)->check(device, memory, name);
+    return ops_of(device)->check(device, memory, bytes, name);
 }
 
 ks_status ks_memory_pool_open(const ks_device *device, void **pool)

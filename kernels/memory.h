@@ -32,9 +32,9 @@ ks_status ks_memory_randomise(const ks_device *device, void *memory, size_t byte
  * bytes. On CUDA it is queued on the stream. */
 ks_status ks_memory_copy_kernel(const ks_device *device, void *to, const void *from, size_t bytes, void *stream);
 
-/* KS_OK if kernels on the device can read and write there, as far as can be told in a few hundred nanoseconds; else
- * KS_ERR_ARGUMENT with a message that calls the array by its name. Always KS_OK on the CPU. */
-ks_status ks_memory_check(const ks_device *device, const void *memory, const char *name);
+/* KS_OK if kernels on the device can read and write these bytes (1 at least), as far as can be told in a few hundred
+ * nanoseconds; else KS_ERR_ARGUMENT with a message that calls the array by its name. Always KS_OK on the CPU. */
+ks_status ks_memory_check(const ks_device *device, const void *memory, size_t bytes, const char *name);
 
 /* Memory taken and given back in the order of a stream's work, which the host need not wait for; under stream capture both
  * become part of the graph. What was given back stays with the pool for the next take. A pool serves any number of

@@ -106,9 +106,9 @@ static ks_status copy(const ks_device *device, void *to, const void *from, size_
     return KS_OK;
 }
 
-static ks_status check(const ks_device *device, const void *memory, const char *name)
+static ks_status check(const ks_device *device, const void *memory, size_t bytes, const char *name)
 {
-    (void)device, (void)memory, (void)name;
+    (void)device, (void)memory, (void)bytes, (void)name;
     return KS_OK;
 }
 

@@ -4,6 +4,7 @@
  * and for its own. Only ks_cuda_copy, which is timed, is queued on a stream. */
 #include "cuda.h"
 #include "error.h"
+#include "launch.cuh"
 
 #include <cuda_runtime.h>
 #include <pthread.h>
@@ -37,9 +38,13 @@ ks_status ks_cuda_alloc(const ks_device *device, size_t bytes, void **memory)
     return s;
 }
 
+/* Leaves no message: memory is freed on the way out of failures, whose own must last. */
 void ks_cuda_free(const ks_device *device, void *memory)
 {
-    on_device(device, "freeing device memory", [=] { return cudaFree(memory); });
+    int previous;
+    if (ks_cuda_enter(device, &previous) != KS_OK) return;
+    if (cudaDeviceSynchronize() != cudaSuccess || cudaFree(memory) != cudaSuccess) cudaGetLastError();
+    ks_cuda_leave(previous);
 }
 
 ks_status ks_cuda_put(const ks_device *device, void *to_device, const void *from_host, size_t bytes)
@@ -87,8 +92,8 @@ ks_status ks_cuda_randomise(const ks_device *device, void *memory, size_t bytes,
     const size_t blocks = (bytes + 8 * 256 - 1) / (8 * 256), most = 65536;
     if (bytes == 0) return KS_OK;
     return on_device(device, "filling device memory", [=] {
-        randomise<<<(unsigned)(blocks < most ? blocks : most), 256>>>((unsigned char *)memory, bytes, seed);
-        return cudaGetLastError();
+        return ks_launch(randomise, (unsigned)(blocks < most ? blocks : most), 256, 0, NULL, (unsigned char *)memory,
+                         bytes, seed);
     });
 }
 
@@ -135,9 +140,8 @@ ks_status ks_cuda_gather(const ks_device *device, void *to_host, const void *fro
                 if (e == cudaSuccess) e = cudaHostGetDevicePointer(&mapped, staging, 0);
                 if (e != cudaSuccess) return e;
                 const dim3 grid((unsigned)((some + 127) / 128), (unsigned)now);
-                gather<<<grid, 128>>>((unsigned char *)mapped, (const unsigned char *)from_device, (int)element_bytes,
-                                      from, step, first, some);
-                return cudaGetLastError();
+                return ks_launch(gather, grid, 128, 0, NULL, (unsigned char *)mapped,
+                                 (const unsigned char *)from_device, (int)element_bytes, from, step, first, some);
             });
             for (int i = 0; s == KS_OK && i < now; i++)
                 memcpy((char *)to_host + ((size_t)(r + i) * (size_t)count + (size_t)first) * element_bytes,
@@ -176,11 +180,9 @@ ks_status ks_cuda_copy(const ks_device *device, void *to, const void *from, size
     ks_status s = ks_cuda_enter(device, &previous);
     if (s != KS_OK) return s;
     cudaError_t e = cudaSuccess;
-    if (words > 0) {
-        copy<<<(unsigned)((words + of_block - 1) / of_block), COPY_THREADS, 0, (cudaStream_t)stream>>>(
-            (uint4 *)to, (const uint4 *)from, words);
-        e = cudaGetLastError();
-    }
+    if (words > 0)
+        e = ks_launch(copy, (unsigned)((words + of_block - 1) / of_block), COPY_THREADS, 0, stream, (uint4 *)to,
+                      (const uint4 *)from, words);
     if (e == cudaSuccess && left > 0)
         e = cudaMemcpyAsync((char *)to + words * 16, (const char *)from + words * 16, left, cudaMemcpyDeviceToDevice,
                             (cudaStream_t)stream);

@@ -13,6 +13,7 @@
  * shared memory are of one element, of which a multiprocessor moves ten times what memory asks for. */
 #include "permute.h"
 #include "cuda.h"
+#include "launch.cuh"
 #include "split.cuh"
 
 #include <cuda_runtime.h>
@@ -191,8 +192,7 @@ bool aligned(const void *pointer)
 }
 
 template <typename E>
-ks_status permute_first(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to,
-                        cudaStream_t stream)
+ks_status permute_first(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
 {
     constexpr int V = wide / (int)sizeof(E);
     size_t shared_bytes;
@@ -218,9 +218,9 @@ ks_status permute_first(const ks_problem *p, bool inward, int64_t rows, const vo
          {permute_tiles<E, V, 1, true>, permute_tiles<E, V, V, true>}},
     };
     const unsigned grid = (unsigned)(t.tiles < grid_most ? t.tiles : grid_most);
-    kernels[inward][outer_wide][block_wide]<<<grid, threads, shared_bytes, stream>>>(static_cast<const E *>(from),
-                                                                                     static_cast<E *>(to), t);
-    return ks_cuda_status(cudaGetLastError(), "launch of a permutation");
+    return ks_cuda_status(ks_launch(kernels[inward][outer_wide][block_wide], grid, threads, (int64_t)shared_bytes,
+                                    stream, static_cast<const E *>(from), static_cast<E *>(to), t),
+                          "launch of a permutation");
 }
 
 /* ---- batch-last ------------------------------------------------------------------------------------------------- */
@@ -262,8 +262,7 @@ __global__ void __launch_bounds__(threads) permute_runs(const E *__restrict__ fr
 }
 
 template <typename E>
-ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to,
-                       cudaStream_t stream)
+ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
 {
     constexpr int64_t tile_units = threads * ahead * 2;
     run_tiling t = {};
@@ -276,9 +275,9 @@ ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const voi
     t.chunks = ceil_div(t.units, chunk);
     t.tiles = t.chunks * ceil_div(t.runs_total, t.runs);
     const unsigned grid = (unsigned)(t.tiles < grid_most ? t.tiles : grid_most);
-    (inward ? permute_runs<E, true> : permute_runs<E, false>)<<<grid, threads, 0, stream>>>(
-        static_cast<const E *>(from), static_cast<E *>(to), t);
-    return ks_cuda_status(cudaGetLastError(), "launch of a permutation");
+    return ks_cuda_status(ks_launch(inward ? permute_runs<E, true> : permute_runs<E, false>, grid, threads, 0, stream,
+                                    static_cast<const E *>(from), static_cast<E *>(to), t),
+                          "launch of a permutation");
 }
 
 /* ---- pointers --------------------------------------------------------------------------------------------------- */
@@ -305,33 +304,31 @@ __global__ void __launch_bounds__(threads) write_pointers(pointer_job g, const v
 
 ks_status ks_permute_first(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
 {
-    const cudaStream_t s = static_cast<cudaStream_t>(stream);
     switch (ks_type_bytes(p->type)) {
     case 2:
-        return permute_first<uint16_t>(p, inward, rows, from, to, s);
+        return permute_first<uint16_t>(p, inward, rows, from, to, stream);
     case 4:
-        return permute_first<uint32_t>(p, inward, rows, from, to, s);
+        return permute_first<uint32_t>(p, inward, rows, from, to, stream);
     default:
-        return permute_first<uint64_t>(p, inward, rows, from, to, s);
+        return permute_first<uint64_t>(p, inward, rows, from, to, stream);
     }
 }
 
 ks_status ks_permute_last(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
 {
-    const cudaStream_t s = static_cast<cudaStream_t>(stream);
     /* The widest unit that begins and ends with every run. */
     const uint64_t places = (uintptr_t)from | (uintptr_t)to | (uint64_t)p->batch * ks_type_bytes(p->type);
-    if (places % 16 == 0) return permute_last<uint4>(p, inward, rows, from, to, s);
-    if (places % 8 == 0) return permute_last<uint64_t>(p, inward, rows, from, to, s);
-    if (places % 4 == 0) return permute_last<uint32_t>(p, inward, rows, from, to, s);
-    return permute_last<uint16_t>(p, inward, rows, from, to, s);
+    if (places % 16 == 0) return permute_last<uint4>(p, inward, rows, from, to, stream);
+    if (places % 8 == 0) return permute_last<uint64_t>(p, inward, rows, from, to, stream);
+    if (places % 4 == 0) return permute_last<uint32_t>(p, inward, rows, from, to, stream);
+    return permute_last<uint16_t>(p, inward, rows, from, to, stream);
 }
 
 ks_status ks_block_pointers(const ks_block_view views[3], int64_t a, int64_t d, const void **pointers, void *stream)
 {
     const pointer_job g = {{views[0], views[1], views[2]}, a, d};
     const int64_t grid = ceil_div(a * d, threads);
-    write_pointers<<<(unsigned)(grid < grid_most ? grid : grid_most), threads, 0,
-                     static_cast<cudaStream_t>(stream)>>>(g, pointers);
-    return ks_cuda_status(cudaGetLastError(), "launch of the pointers");
+    return ks_cuda_status(
+        ks_launch(write_pointers, (unsigned)(grid < grid_most ? grid : grid_most), threads, 0, stream, g, pointers),
+        "launch of the pointers");
 }

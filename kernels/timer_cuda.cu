@@ -7,6 +7,7 @@
  * as the kernel's user would have them. */
 #include "cuda.h"
 #include "error.h"
+#include "launch.cuh"
 
 #include <cuda_runtime.h>
 #include <pthread.h>
@@ -61,8 +62,8 @@ static ks_status attempt(timer *t, ks_timed_body *body, void *user, int calls, d
 {
     const unsigned ticket = ++t->ticket;
     float milliseconds = 0;
-    hold<<<1, 1, 0, t->stream>>>(t->flags_on_device, ticket, longest_hold_ns);
-    ks_status s = ks_cuda_status(cudaGetLastError(), "holding the timing stream");
+    ks_status s = ks_cuda_status(ks_launch(hold, 1, 1, 0, t->stream, t->flags_on_device, ticket, longest_hold_ns),
+                                 "holding the timing stream");
     if (s == KS_OK) s = ks_cuda_status(cudaEventRecord(t->start, t->stream), "starting the clock");
     for (int i = 0; s == KS_OK && i < calls; i++) s = body(user, i, t->stream);
     const cudaError_t stopped = cudaEventRecord(t->stop, t->stream);

@@ -138,7 +138,7 @@ static void test_pool(void **state)
         for (int turn = 0; pool && turn < 3; turn++) {
             assert_int_equal(ks_memory_pool_take(&devices[d], pool, BYTES, NULL, &memory), KS_OK);
             assert_int_equal((uintptr_t)memory % 256, 0);
-            assert_int_equal(ks_memory_check(&devices[d], memory, "x"), KS_OK);
+            assert_int_equal(ks_memory_check(&devices[d], memory, BYTES, "x"), KS_OK);
             assert_int_equal(ks_memory_set(&devices[d], memory, turn, BYTES), KS_OK);
             assert_int_equal(ks_memory_get(&devices[d], got, (char *)memory + BYTES - 3, 3), KS_OK);
             assert_true(got[0] == turn && got[2] == turn);
