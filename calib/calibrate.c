@@ -1,8 +1,10 @@
 /* ks_calibrate: measure, fit, accept.
  *
  * Every type and layout gets an equal share of the time left; types that pool their measurements have one between them.
- * Within a share: measure what fills the space and then what the model is least sure of, per second; fit, store the model;
- * judge it on fresh problems; fit once more with those.
+ * Within a share: measure what fills the space and, one problem in four, what the model is least sure of, per second; fit,
+ * store the model; judge it on fresh problems; fit once more with those. (With three in four, a model fitted to as many of
+ * the problems drawn at random for its judgement chose better: mean regret 4.2 against 4.5 % on GPUs, 4.9 against 7.4 % on
+ * a CPU. What is uncertain and quick is much alike, and says little of the rest.)
  * Every measurement is in the store as soon as it is made, so a run that is killed has lost nothing but the one under
  * way, and the next run starts from what is there. */
 #include "design.h"
@@ -15,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, SPREAD_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
+enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, AIMED_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
 
@@ -89,7 +91,7 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
         }
         ks_problem p;
         ks_design_spread(design, &p);
-        if (s == KS_OK && *model && turn % SPREAD_EVERY) {
+        if (s == KS_OK && *model && turn % AIMED_EVERY == 0) {
             double mean;
             ks_design_next(design, *model, &p, &mean);
             r->expected_regret = isnan(r->expected_regret) ? mean : 0.8 * r->expected_regret + 0.2 * mean;

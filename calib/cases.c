@@ -127,6 +127,7 @@ static void quarantine_impossible(ks_cases *cases, const ks_device *device, doub
         for (int t = 0; t < KS_NTERMS; t++) cost[t] *= scale[n / 2];
         for (int pass = 0; pass < 5; pass++) {
             for (int i = 0; i < cases->count; i++) {
+                if (isnan(cases->items[i].value[q])) continue;
                 cases->kernel[q]->cost_terms(&cases->items[i].problem, device, terms);
                 scale[i] = fmax(cases->items[i].value[q], ks_cost_s(cost, terms));
             }
@@ -134,6 +135,7 @@ static void quarantine_impossible(ks_cases *cases, const ks_device *device, doub
         }
         for (int i = 0; i < cases->count; i++) {
             ks_case *c = &cases->items[i];
+            if (isnan(c->value[q])) continue;
             cases->kernel[q]->cost_terms(&c->problem, device, terms);
             if (c->value[q] < ks_cost_s(cost, terms) / absurd) c->value[q] = NAN, cases->quarantined++;
         }

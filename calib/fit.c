@@ -1,8 +1,10 @@
 /* The fit: costs by non-negative least squares (cases.c), then one Gaussian process a kernel over the log residuals.
  *
- * Length scales and the noise ratio are shared by the kernels and found by maximising the marginal likelihood (Rasmussen
- * and Williams, section 5.4.1), the signal's variance profiled out, on a random subset: Nelder-Mead over their logarithms,
- * with a weak prior that keeps scales sensible where there is little data. The last solve takes all points. */
+ * How far a feature's influence reaches is much the same on every device: length scales found on two GPUs predict each
+ * other's regrets no worse than those found on the data at hand, which are too few for so many parameters. So the lengths are
+ * built in, for GPUs and CPUs and for each layout, and what is found anew is one factor of them all and the noise: by the
+ * marginal likelihood (Rasmussen and Williams, section 5.4.1), the signal's variance profiled out, on a random subset, by
+ * Nelder-Mead, with a weak prior. The last solve takes all points. */
 #include "fit.h"
 #include "error.h"
 
@@ -14,10 +16,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEARCH_POINTS = 150, PARAMETERS = KS_MODEL_DIMS + 1, FOLDS = 5 };
+enum { SEARCH_POINTS = 120, LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN, FOLDS = 5 };
 
-static const double noise_least = 1e-3, noise_start = 0.03; /* measurement variance over signal variance */
-static const double length_start = 3.0;                     /* doublings of a size */
+static const double noise_least = 1e-3; /* measurement variance over signal variance */
+
+/* What is known before a device is: lengths in the order of ks_model_features and ks_model_own_features. They are geometric
+ * means over the best for F32 and F16 on an H100 and an H200, and for F32 on a CPU of two threads in three calibrations. */
+typedef struct prior {
+    double length[LENGTHS], noise;
+} prior;
+
+static const prior gpu_prior[KS_NLAYOUTS] = {
+    [KS_BATCH_FIRST] = {{39,  32,  7.6, 9.1, 19, 5.9, 22,  7.5, 3.7, 25, 14,
+                         2.7, 4.3, 3.4, 3.7, 9,  8.4, 2.7, 2.5, 3.1, 3},
+                        0.004},
+    [KS_BATCH_LAST] = {{71, 30, 6, 62, 15, 18, 7.8, 2.6, 6.2, 9.6, 5.7, 3.2, 11, 2.6, 3.4, 2.1, 9, 2.6, 2.1, 2, 2.3},
+                       0.002},
+};
+
+static const prior cpu_prior[KS_NLAYOUTS] = {
+    [KS_BATCH_FIRST] = {{12, 6, 4.9, 9.5, 6.5, 8, 2.2, 5.8, 3.7, 2, 3, 8, 5.5, 2.9, 5.8, 6.3, 7, 2.7, 4.2, 2.2, 6.4},
+                        0.022},
+    [KS_BATCH_LAST] = {{10,  6.8, 6.6, 10,  5.2, 5.9, 2.6, 2.8, 2.6, 1.9, 2.8,
+                        5.1, 4.7, 2.8, 5.8, 4.4, 5.6, 1.8, 6.9, 2.3, 2.4},
+                       0.05},
+};
+
+/* What is looked for: logarithms of the factor of all lengths and of that of the noise. */
+enum { FACTOR, NOISE, PARAMETERS };
 
 /* One kernel's measured points: their rows in the input, and their residuals. */
 typedef struct samples {
@@ -28,31 +54,40 @@ typedef struct samples {
 typedef struct training {
     int points, kernels;
     int item[KS_MODEL_POINTS]; /* case of each point */
+    const prior *prior;
     float features[KS_MODEL_POINTS][KS_MODEL_DIMS];
+    float own[KS_MODEL_KERNELS][KS_MODEL_POINTS][KS_MODEL_OWN];
     samples kernel[KS_MODEL_KERNELS];
     double cost[KS_MODEL_KERNELS][KS_NTERMS];
 } training;
 
-static double correlation(const float *x, const float *y, const double *length)
+static double squared(const float *x, const float *y, int count, const double *length)
 {
     double sum = 0;
-    for (int d = 0; d < KS_MODEL_DIMS; d++) {
-        const double z = ((double)x[d] - (double)y[d]) / length[d];
+    for (int d = 0; d < count; d++) {
+        const double z = (double)(x[d] - y[d]) / length[d];
         sum += z * z;
     }
-    const double r = sqrt(3 * sum);
+    return sum;
+}
+
+/* Of kernel q between points i and j. */
+static double correlation(const training *t, int q, int i, int j, const double length[LENGTHS])
+{
+    const double r = sqrt(3 * (squared(t->features[i], t->features[j], KS_MODEL_DIMS, length) +
+                               squared(t->own[q][i], t->own[q][j], KS_MODEL_OWN, length + KS_MODEL_DIMS)));
     return (1 + r) * exp(-r);
 }
 
 /* (R + noise I) over the kernel's first `count` samples, factorised. NULL if out of memory or not positive definite. */
-static gsl_matrix *factorised(const training *t, const samples *s, int count, const double *length, double noise)
+static gsl_matrix *factorised(const training *t, int q, int count, const double *length, double noise)
 {
+    const samples *s = &t->kernel[q];
     gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
     if (!m) return NULL;
     for (int i = 0; i < count; i++)
         for (int j = 0; j <= i; j++) {
-            const double value =
-                correlation(t->features[s->index[i]], t->features[s->index[j]], length) + (i == j ? noise : 0);
+            const double value = correlation(t, q, s->index[i], s->index[j], length) + (i == j ? noise : 0);
             gsl_matrix_set(m, (size_t)i, (size_t)j, value);
             gsl_matrix_set(m, (size_t)j, (size_t)i, value);
         }
@@ -64,11 +99,12 @@ static gsl_matrix *factorised(const training *t, const samples *s, int count, co
 }
 
 /* Solves for the weights; returns the profiled signal variance, or NaN. log_det may be NULL. */
-static double solve(const training *t, const samples *s, int count, const double *length, double noise, double *alpha,
+static double solve(const training *t, int q, int count, const double *length, double noise, double *alpha,
                     double *log_det)
 {
+    const samples *s = &t->kernel[q];
     if (count < 1) return NAN;
-    gsl_matrix *m = factorised(t, s, count, length, noise);
+    gsl_matrix *m = factorised(t, q, count, length, noise);
     if (!m) return NAN;
     gsl_vector_const_view right = gsl_vector_const_view_array(s->residual, (size_t)count);
     gsl_vector_view x = gsl_vector_view_array(alpha, (size_t)count);
@@ -85,49 +121,48 @@ static double solve(const training *t, const samples *s, int count, const double
     return signal;
 }
 
+/* Length scales and noise for the logarithms of two factors. */
+static void scaled(const prior *p, double factor, double noise_factor, double length[LENGTHS], double *noise)
+{
+    for (int d = 0; d < LENGTHS; d++) length[d] = p->length[d] * exp(factor);
+    *noise = fmax(p->noise * exp(noise_factor), noise_least);
+}
+
 static double negative_log_posterior(const gsl_vector *v, void *user)
 {
     const training *t = user;
-    double length[KS_MODEL_DIMS], alpha[KS_MODEL_POINTS], sum = 0;
-    for (int d = 0; d < KS_MODEL_DIMS; d++) {
-        const double z = gsl_vector_get(v, (size_t)d);
-        length[d] = exp(z);
-        sum += 0.5 * (z - log(length_start)) * (z - log(length_start));
-    }
-    const double z = gsl_vector_get(v, KS_MODEL_DIMS), noise = exp(z);
-    sum += 0.125 * (z - log(noise_start)) * (z - log(noise_start));
-    if (noise < noise_least) return 1e10;
+    double length[LENGTHS], noise, alpha[KS_MODEL_POINTS];
+    const double x = gsl_vector_get(v, FACTOR), y = gsl_vector_get(v, NOISE);
+    double sum =
+        2 * x * x + 0.5 * y * y; /* half and twice the length are as unlikely as a factor of 4 of the noise */
+    scaled(t->prior, x, y, length, &noise);
     for (int q = 0; q < t->kernels; q++) {
-        const samples *s = &t->kernel[q];
-        const int count = s->count < SEARCH_POINTS ? s->count : SEARCH_POINTS;
+        const int all = t->kernel[q].count, count = all < SEARCH_POINTS ? all : SEARCH_POINTS;
         double log_det;
         if (count < 3) continue;
-        const double signal = solve(t, s, count, length, noise, alpha, &log_det);
+        const double signal = solve(t, q, count, length, noise, alpha, &log_det);
         if (!(signal > 0)) return 1e10;
         sum += 0.5 * count * log(signal) + 0.5 * log_det;
     }
     return isfinite(sum) ? sum : 1e10;
 }
 
-static void search(const training *t, int steps, double length[KS_MODEL_DIMS], double *noise)
+static void search(const training *t, int steps, double at[PARAMETERS])
 {
-    gsl_vector *at = gsl_vector_alloc(PARAMETERS), *step = gsl_vector_alloc(PARAMETERS);
+    gsl_vector *start = gsl_vector_alloc(PARAMETERS), *step = gsl_vector_alloc(PARAMETERS);
     gsl_multimin_fminimizer *minimiser =
         gsl_multimin_fminimizer_alloc(gsl_multimin_fminimizer_nmsimplex2, PARAMETERS);
-    if (at && step && minimiser) {
-        for (int d = 0; d < KS_MODEL_DIMS; d++) gsl_vector_set(at, (size_t)d, log(length[d]));
-        gsl_vector_set(at, KS_MODEL_DIMS, log(*noise));
-        gsl_vector_set_all(step, 0.6);
+    if (start && step && minimiser) {
+        for (int i = 0; i < PARAMETERS; i++) gsl_vector_set(start, (size_t)i, at[i]);
+        gsl_vector_set_all(step, 0.4);
         gsl_multimin_function f = {negative_log_posterior, PARAMETERS, (void *)(uintptr_t)t};
-        if (gsl_multimin_fminimizer_set(minimiser, &f, at, step) == GSL_SUCCESS)
+        if (gsl_multimin_fminimizer_set(minimiser, &f, start, step) == GSL_SUCCESS)
             for (int i = 0; i < steps && gsl_multimin_fminimizer_iterate(minimiser) == GSL_SUCCESS; i++)
-                if (gsl_multimin_test_size(gsl_multimin_fminimizer_size(minimiser), 0.02) == GSL_SUCCESS) break;
+                if (gsl_multimin_test_size(gsl_multimin_fminimizer_size(minimiser), 0.05) == GSL_SUCCESS) break;
         const gsl_vector *best = gsl_multimin_fminimizer_x(minimiser);
-        for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = exp(gsl_vector_get(best, (size_t)d));
-        *noise = fmax(exp(gsl_vector_get(best, KS_MODEL_DIMS)), noise_least);
+        for (int i = 0; i < PARAMETERS; i++) at[i] = fmin(fmax(gsl_vector_get(best, (size_t)i), -2), 2);
     }
-    for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = fmin(fmax(length[d], 0.05), 100);
-    gsl_vector_free(at);
+    gsl_vector_free(start);
     gsl_vector_free(step);
     if (minimiser) gsl_multimin_fminimizer_free(minimiser);
 }
@@ -205,6 +240,7 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
             if (isnan(c->value[q])) continue;
             cases->kernel[q]->cost_terms(&c->problem, device, terms);
             s->index[s->count] = i;
+            ks_model_own_features(t->cost[q], terms, t->own[q][i]);
             s->residual[s->count++] = log(c->value[q] / ks_cost_s(t->cost[q], terms));
         }
     }
@@ -216,14 +252,13 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
     double alpha[KS_MODEL_POINTS];
     m->type = cases->type, m->layout = cases->layout, m->objective = cases->objective;
     m->points = t->points;
-    for (int d = 0; d < KS_MODEL_DIMS; d++) {
-        m->length[d] = (float)length[d];
+    for (int d = 0; d < LENGTHS; d++) m->length[d] = (float)length[d];
+    for (int d = 0; d < KS_MODEL_DIMS; d++)
         for (int i = 0; i < t->points; i++) m->input[d][i] = t->features[i][d] / m->length[d];
-    }
     for (int q = 0; q < t->kernels; q++) {
         const samples *s = &t->kernel[q];
         if (s->count < 3) continue;
-        const double signal = solve(t, s, s->count, length, noise, alpha, NULL);
+        const double signal = solve(t, q, s->count, length, noise, alpha, NULL);
         if (isnan(signal))
             return ks_fail(KS_ERR_INTERNAL, "the fit of %s is not positive definite", cases->kernel[q]->name);
         ks_model_kernel *k = &m->kernel[m->kernels++];
@@ -232,7 +267,11 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
         memcpy(k->cost, t->cost[q], sizeof k->cost);
         k->signal = signal, k->noise = noise * signal;
-        for (int i = 0; i < s->count; i++) k->alpha[s->index[i]] = (float)alpha[i], k->measured[s->index[i]] = true;
+        for (int i = 0; i < s->count; i++) {
+            const int at = s->index[i];
+            k->alpha[at] = (float)alpha[i], k->measured[at] = true;
+            for (int o = 0; o < KS_MODEL_OWN; o++) k->own[o][at] = t->own[q][at][o] / m->length[KS_MODEL_DIMS + o];
+        }
     }
     if (m->kernels == 0) return ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
     return means_only ? KS_OK : ks_model_factorise(m);
@@ -251,11 +290,13 @@ ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_op
         goto done;
     }
     collect_residuals(cases, device, t);
-    double length[KS_MODEL_DIMS], noise = noise_start;
+    double length[LENGTHS], noise, at[PARAMETERS] = {0};
     const ks_model *start = options ? options->start : NULL;
-    for (int d = 0; d < KS_MODEL_DIMS; d++) length[d] = start ? (double)start->length[d] : length_start;
-    if (start && start->kernels) noise = fmax(start->kernel[0].noise / start->kernel[0].signal, noise_least);
-    if (options && options->search_steps > 0) search(t, options->search_steps, length, &noise);
+    t->prior = &(device->backend == KS_CUDA ? gpu_prior : cpu_prior)[cases->layout];
+    if (start) at[FACTOR] = log((double)start->length[0] / t->prior->length[0]);
+    if (start && start->kernels) at[NOISE] = log(start->kernel[0].noise / start->kernel[0].signal / t->prior->noise);
+    if (options && options->search_steps > 0) search(t, options->search_steps, at);
+    scaled(t->prior, at[FACTOR], at[NOISE], length, &noise);
     s = build(cases, t, length, noise, options && options->means_only, m);
 done:
     gsl_set_error_handler(handler);

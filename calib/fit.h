@@ -5,10 +5,10 @@
 #include "cases.h"
 
 /* Steps that find nearly all there is to find, and steps that do while measuring goes on. */
-enum { KS_FIT_STEPS = 300, KS_FIT_QUICK_STEPS = 100 };
+enum { KS_FIT_STEPS = 30, KS_FIT_QUICK_STEPS = 12 };
 
 typedef struct ks_fit_options {
-    const ks_model *start; /* length scales and noise to start from; NULL: general ones */
+    const ks_model *start; /* length scales and noise to start from; NULL: those built in */
     int search_steps;      /* of the search for better ones (maximum marginal likelihood); 0: take the start's */
     bool means_only;       /* leave out what variances need */
     uint64_t seed;         /* of the subset that the search looks at */

@@ -7,12 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double unknown_deviation = 0.7; /* of an uncalibrated cost: a factor of two, roughly */
+/* Loops over points, compiled for wider vectors as well; which of them is run is decided when the library is loaded. (Not under
+ * sanitizers: they are not ready so early.) */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&            \
+    !defined(__SANITIZE_THREAD__)
+#    define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#    define WIDE
+#endif
 
-static double waste(int64_t value, int64_t tile)
-{
-    return log2((double)((value + tile - 1) / tile * tile) / (double)value);
-}
+static const double unknown_deviation = 0.7; /* of an uncalibrated cost: a factor of two, roughly */
 
 /* How round a distance of so many elements is in memory: log2 of the power of two, up to 2^most, that its bytes are a multiple
  * of, over most. Distances that are no multiples of a line cost partial lines, those of whole pages cache conflicts. */
@@ -24,22 +28,30 @@ static float roundness(const ks_problem *p, int64_t elements, int most)
 
 void ks_model_features(const ks_problem *p, float f[KS_MODEL_DIMS])
 {
+    const bool first = p->layout == KS_BATCH_FIRST;
     f[0] = (float)log2((double)p->a);
     f[1] = (float)log2((double)p->b);
     f[2] = (float)log2((double)p->c);
     f[3] = (float)log2((double)p->d);
     f[4] = (float)log2((double)p->batch);
-    f[5] = (float)waste(p->b, 8);
-    f[6] = (float)waste(p->batch, 16);
-    f[7] = p->d == 1;
-    f[8] = p->batch <= 4;
-    f[9] = (float)log2(ks_problem_flops(p));
-    const bool first = p->layout == KS_BATCH_FIRST;
-    f[10] = roundness(p, first ? p->a * p->b * p->d : p->batch, 6);
-    f[11] = roundness(p, first ? p->a * p->c * p->d : p->d * p->batch, first ? 6 : 14);
-    f[12] = ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
-    f[13] = p->a * p->d == 1;
-    f[14] = roundness(p, p->c, 6);
+    f[5] = p->d == 1;
+    f[6] = p->batch <= 4;
+    f[7] = roundness(p, first ? p->a * p->b * p->d : p->batch, 6);
+    f[8] = roundness(p, first ? p->a * p->c * p->d : p->d * p->batch, first ? 6 : 14);
+    f[9] = ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
+    f[10] = p->a * p->d == 1;
+    f[11] = roundness(p, p->c, 6);
+    f[12] = roundness(p, p->b, 6);
+    f[13] = roundness(p, p->batch, 6);
+    f[14] = p->b == 1;
+    f[15] = p->batch == 1;
+    f[16] = p->c == 1;
+}
+
+void ks_model_own_features(const double cost[KS_NTERMS], const double terms[KS_NTERMS], float own[KS_MODEL_OWN])
+{
+    const double sum = ks_cost_s(cost, terms);
+    for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = 4 * (float)sqrt(cost[t + 1] * terms[t + 1] / sum);
 }
 
 double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS])
@@ -102,31 +114,35 @@ const ks_kernel *ks_model_kernel_of(const ks_model *m, int q)
     return row ? row : &m->kernel[q].foreign;
 }
 
-/* e^-x for x >= 0, to float32's half precision and more: vectorisable, unlike expf. */
+/* e^-x for x >= 0, to 1e-6: the 16th power of 1 over a short series of e^(x/16). No comparison and no whole numbers, so that
+ * every compiler makes it a vector. */
 static inline float exp_minus(float x)
 {
-    if (x > 80) x = 80;
-    const float t = -x * 1.44269504f, whole = (float)(int)(t - 0.5f), f = (t - whole) * 0.69314718f;
-    const float e = 1 + f * (1 + f * (0.5f + f * (0.16666667f + f * (0.04166667f + f * 0.00833333f))));
-    union {
-        int32_t bits;
-        float value;
-    } scale = {.bits = ((int32_t)whole + 127) << 23};
-    return e * scale.value;
+    const float y = x / 16;
+    const float grown = 1 + y * (1 + y * (0.5f + y * (0.16666667f + y * (0.04166667f + y * 0.00833333f))));
+    const float e = 1 / grown, e2 = e * e, e4 = e2 * e2, e8 = e4 * e4;
+    return e8 * e8;
 }
 
-/* Correlations of the problem with every point: Matern 3/2 over the scaled distance. */
-static void correlations(const ks_model *m, const float features[KS_MODEL_DIMS], float out[KS_MODEL_POINTS])
+/* Squared distances of a place from every point in the shared features, all over their lengths. */
+static WIDE void distances(const ks_model *m, const float place[KS_MODEL_DIMS], float *restrict out)
 {
     const int points = m->points;
     for (int i = 0; i < points; i++) out[i] = 0;
     for (int k = 0; k < KS_MODEL_DIMS; k++) {
-        const float x = features[k] / m->length[k];
-        const float *input = m->input[k];
+        const float x = place[k], *input = m->input[k];
         for (int i = 0; i < points; i++) out[i] += (input[i] - x) * (input[i] - x);
     }
+}
+
+/* Correlations for one kernel: Matern 3/2 over the distance in the shared and in its own features. */
+static WIDE void correlations(const ks_model_kernel *k, int points, const float *restrict shared,
+                              const float own[KS_MODEL_OWN], float *restrict out)
+{
     for (int i = 0; i < points; i++) {
-        const float r = sqrtf(3 * out[i]);
+        float sum = shared[i];
+        for (int t = 0; t < KS_MODEL_OWN; t++) sum += (k->own[t][i] - own[t]) * (k->own[t][i] - own[t]);
+        const float r = sqrtf(3 * sum);
         out[i] = (1 + r) * exp_minus(r);
     }
 }
@@ -179,9 +195,12 @@ static double posterior_variance(const ks_model *m, const ks_model_kernel *k, co
 void ks_model_predict(const ks_model *m, const ks_device *device, const ks_problem *p,
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out)
 {
-    float features[KS_MODEL_DIMS], correlation[KS_MODEL_POINTS];
-    ks_model_features(p, features);
-    if (m) correlations(m, features, correlation);
+    float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
+    if (m) {
+        ks_model_features(p, place);
+        for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] /= m->length[d];
+        distances(m, place, shared);
+    }
     for (int q = 0; q < count; q++) {
         double terms[KS_NTERMS], assumed[KS_NTERMS];
         kernels[q]->cost_terms(p, device, terms);
@@ -193,6 +212,9 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
             out[q].deviation = unknown_deviation;
             continue;
         }
+        ks_model_own_features(k->cost, terms, own);
+        for (int t = 0; t < KS_MODEL_OWN; t++) own[t] /= m->length[KS_MODEL_DIMS + t];
+        correlations(k, m->points, shared, own, correlation);
         const float residual = dot_f32(k->alpha, correlation, m->points);
         out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
         out[q].deviation = deviations ? sqrt(posterior_variance(m, k, correlation)) : 0;
@@ -248,9 +270,11 @@ ks_status ks_model_factorise(ks_model *m)
         k->factor_size = n;
         if (!k->factor) return ks_fail(KS_ERR_MEMORY, "out of memory for a model of %d points", n);
         for (int r = 0; r < n; r++) {
-            float features[KS_MODEL_DIMS], correlation[KS_MODEL_POINTS];
-            for (int d = 0; d < KS_MODEL_DIMS; d++) features[d] = m->input[d][index[r]] * m->length[d];
-            correlations(m, features, correlation);
+            float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
+            for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][index[r]];
+            for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][index[r]];
+            distances(m, place, shared);
+            correlations(k, m->points, shared, own, correlation);
             double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
             for (int c = 0; c <= r; c++) {
                 const double *other = k->factor + (size_t)c * (size_t)(c + 1) / 2;

@@ -4,10 +4,11 @@
  *
  *     log time = log(sum over terms of w[t] * terms[t])  +  residual(features),
  *
- * a calibrated cost model over the kernel's own cost_terms, which extrapolates, and a Gaussian process over the log sizes,
- * which corrects it where there are measurements. The kernels share the process's inputs and length scales, so one
- * row of covariances serves them all: that is what makes a prediction of every candidate cost microseconds. The
- * posterior's variance gives P(one faster than another) and the expected regret. (Rasmussen and Williams, Gaussian
+ * a calibrated cost model over the kernel's own cost_terms, which extrapolates, and a Gaussian process over features of the
+ * problem, which corrects it where there are measurements. Most features are those of the problem, shared by all kernels;
+ * a few are the kernel's own: what its time is made of, so that problems are alike for it if the same thing limits it.
+ * Length scales are shared, so one pass over the points serves all kernels but for the last few dimensions: that is what
+ * makes a prediction of every candidate cost microseconds. The posterior's variance gives P(one faster than another) and the expected regret. (Rasmussen and Williams, Gaussian
  * Processes for Machine Learning, 2006, section 2.2 and algorithm 2.1.) Coefficients are found by calib/fit.c. */
 #ifndef KS_MODEL_H
 #define KS_MODEL_H
@@ -15,8 +16,9 @@
 #include "kernel.h"
 
 enum {
-    KS_MODEL_DIMS = 15,    /* see ks_model_features */
-    KS_MODEL_POINTS = 768, /* measurements kept as inputs of the process, at most */
+    KS_MODEL_DIMS = 17,           /* see ks_model_features */
+    KS_MODEL_OWN = KS_NTERMS - 1, /* see ks_model_own_features */
+    KS_MODEL_POINTS = 768,        /* measurements kept as inputs of the process, at most */
     KS_MODEL_KERNELS = 8
 };
 
@@ -29,6 +31,7 @@ typedef struct ks_model_kernel {
     double signal, noise;         /* variances of the residual and of a measurement, in log^2 */
     float alpha[KS_MODEL_POINTS]; /* weights of the points; 0 where this kernel was not measured */
     bool measured[KS_MODEL_POINTS];
+    float own[KS_MODEL_OWN][KS_MODEL_POINTS]; /* own features over length; 0 where not measured */
     double *factor; /* Cholesky factor over the measured points, row by row; NULL: no variance known */
     int factor_size;
 } ks_model_kernel;
@@ -38,7 +41,7 @@ typedef struct ks_model {
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
-    float length[KS_MODEL_DIMS];                 /* length scales, in units of the features */
+    float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
     ks_model_kernel kernel[KS_MODEL_KERNELS];
 } ks_model;
@@ -49,11 +52,14 @@ typedef struct ks_prediction {
     double log_time, deviation;
 } ks_prediction;
 
-/* log2 of a, b, c, d and batch; log2 of what is wasted of b in tiles of 8, and of the batch in 16; whether d = 1,
- * whether the batch is at most 4, log2 of the flops; how well rows of Y and of X lie on cache lines (in batch-last, how round the leading dimension is); whether the problem is
- * large enough for several threads, whether there is but one block, how well rows of K lie on cache lines. The last
- * five and whether d = 1 came in because cross-validated regret fell with them. */
+/* log2 of a, b, c, d and batch; whether d = 1, whether the batch is at most 4; how well rows of Y and of X lie on cache
+ * lines (in batch-last, how round the leading dimension is); whether the problem is large enough for several threads,
+ * whether there is but one block; how round c, b and the batch are; whether b, the batch and c are 1: BLAS libraries take
+ * another kernel for a matrix that is a vector. What is in came in because cross-validated regret fell with it. */
 void ks_model_features(const ks_problem *problem, float features[KS_MODEL_DIMS]);
+
+/* The shares of a kernel's terms in its cost, but for the starts'. As square roots: a small share says more than it is. */
+void ks_model_own_features(const double cost[KS_NTERMS], const double terms[KS_NTERMS], float own[KS_MODEL_OWN]);
 
 /* The cost model alone; cost as in ks_model_kernel. */
 double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS]);

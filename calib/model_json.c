@@ -11,6 +11,7 @@
 
 /* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and
  * variances those of logarithms of times. */
+enum { FORMAT = 2 }; /* raised when features change their meaning */
 static const double largest = 1e12, largest_feature = 1e3, largest_variance = 1e4;
 
 static bool number(const cJSON *object, double *value)
@@ -71,21 +72,45 @@ static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *
     return KS_OK;
 }
 
+/* A kernel's own features; its alpha says where it was measured. */
+static ks_status parse_own(const cJSON *object, const ks_model *m, ks_model_kernel *k)
+{
+    double values[KS_MODEL_POINTS];
+    const cJSON *own = cJSON_GetObjectItemCaseSensitive(object, "own");
+    if (!cJSON_IsArray(own) || cJSON_GetArraySize(own) != KS_MODEL_OWN)
+        return ks_fail(KS_ERR_PARSE, "model: own of %s is not %d arrays", k->name, KS_MODEL_OWN);
+    const cJSON *row = own->child;
+    for (int t = 0; t < KS_MODEL_OWN; t++, row = row->next) {
+        if (!numbers(row, m->points, values))
+            return ks_fail(KS_ERR_PARSE, "model: own[%d] of %s is not %d numbers", t, k->name, m->points);
+        for (int i = 0; i < m->points; i++) {
+            if (fabs(values[i]) > largest_feature)
+                return ks_fail(KS_ERR_PARSE, "model: own[%d][%d] of %s is %g, no share", t, i, k->name, values[i]);
+            k->own[t][i] = (float)values[i] / m->length[KS_MODEL_DIMS + t];
+        }
+    }
+    return KS_OK;
+}
+
 static ks_status parse_object(const cJSON *root, ks_model *m)
 {
-    double values[KS_MODEL_POINTS], points;
+    enum { LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN };
+    double values[KS_MODEL_POINTS], points, format;
     ks_status s;
     const char *type = text_of(root, "type"), *layout = text_of(root, "layout"),
                *objective = text_of(root, "objective");
     if ((s = ks_type_parse(type, &m->type)) || (s = ks_layout_parse(layout, &m->layout)) ||
         (s = ks_objective_parse(objective, &m->objective)))
         return s;
+    if (!number(cJSON_GetObjectItemCaseSensitive(root, "format"), &format) || format != FORMAT)
+        return ks_fail(KS_ERR_PARSE, "model: format is not %d: another version's; `ksauto fit` makes it anew",
+                       FORMAT);
     if (!number(cJSON_GetObjectItemCaseSensitive(root, "points"), &points) || points < 0 || points > KS_MODEL_POINTS)
         return ks_fail(KS_ERR_PARSE, "model: points is not a number from 0 to %d", KS_MODEL_POINTS);
     m->points = (int)points;
-    if (!numbers(cJSON_GetObjectItemCaseSensitive(root, "length"), KS_MODEL_DIMS, values))
-        return ks_fail(KS_ERR_PARSE, "model: length is not %d numbers", KS_MODEL_DIMS);
-    for (int d = 0; d < KS_MODEL_DIMS; d++) {
+    if (!numbers(cJSON_GetObjectItemCaseSensitive(root, "length"), LENGTHS, values))
+        return ks_fail(KS_ERR_PARSE, "model: length is not %d numbers", LENGTHS);
+    for (int d = 0; d < LENGTHS; d++) {
         if (values[d] < 1e-6 || values[d] > 1e6)
             return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
         m->length[d] = (float)values[d];
@@ -108,7 +133,8 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
         return ks_fail(KS_ERR_PARSE, "model: kernels is not an array of at most %d", KS_MODEL_KERNELS);
     cJSON_ArrayForEach(kernel, kernels)
     {
-        if ((s = parse_kernel(kernel, m->points, &m->kernel[m->kernels]))) return s;
+        ks_model_kernel *k = &m->kernel[m->kernels];
+        if ((s = parse_kernel(kernel, m->points, k)) || (s = parse_own(kernel, m, k))) return s;
         m->kernels++;
     }
     return KS_OK;
@@ -143,13 +169,14 @@ static bool add_short(cJSON *array, double value)
 char *ks_model_print(const ks_model *m)
 {
     cJSON *root = cJSON_CreateObject();
+    cJSON_AddNumberToObject(root, "format", FORMAT);
     cJSON_AddStringToObject(root, "type", ks_type_name(m->type));
     cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout));
     cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective));
     cJSON_AddNumberToObject(root, "points", m->points);
     cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
+    for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) add_short(length, (double)m->length[d]);
     for (int d = 0; d < KS_MODEL_DIMS; d++) {
-        add_short(length, (double)m->length[d]);
         cJSON *row = cJSON_CreateArray();
         for (int i = 0; i < m->points; i++) add_short(row, (double)(m->input[d][i] * m->length[d]));
         cJSON_AddItemToArray(input, row);
@@ -171,6 +198,12 @@ char *ks_model_print(const ks_model *m)
                 add_short(alpha, (double)k->alpha[i]);
             else
                 cJSON_AddItemToArray(alpha, cJSON_CreateNull());
+        cJSON *own = cJSON_AddArrayToObject(object, "own");
+        for (int t = 0; t < KS_MODEL_OWN; t++) {
+            cJSON *row = cJSON_CreateArray();
+            for (int i = 0; i < m->points; i++) add_short(row, (double)(k->own[t][i] * m->length[KS_MODEL_DIMS + t]));
+            cJSON_AddItemToArray(own, row);
+        }
     }
     char *text = cJSON_PrintUnformatted(root);
     cJSON_Delete(root);

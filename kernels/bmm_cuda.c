@@ -18,6 +18,8 @@
 #include "rows.h"
 #include "sizes.h"
 
+#include <math.h>
+
 /* A launch is about 3 us of a stream's time when it follows another closely, and as much memory as 3 us move is what a
  * call must have to do for its launch to vanish behind its neighbours. */
 enum { LOOP_MOST = 4, POINTERS_MOST = 1 << 20, POINTER_ALIGNMENT = 16, PIECE = 1 << 24 };
@@ -50,15 +52,26 @@ static bool has_cublas(const ks_device *device)
     return device->backend == KS_CUDA && (device->blas[0] || ks_cublas_available());
 }
 
-/* cuBLAS's time by tiles of at most 128 x 128: all units work as long as the one with most tiles. */
+/* cuBLAS's time by tiles: all units work as long as the one with most tiles. It has tiles of many shapes, smaller ones with
+ * more reads a product, and splits long sums where there are fewer tiles than units: taken is what needs fewest flops. */
 static void gemm_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const int64_t units = device->units > 0 ? device->units : 1;
-    const int64_t j = p->b > 64 ? 128 : 64, n = p->batch > 64 ? 128 : 64, k = ks_ceil_div(p->c, 16) * 16;
-    const double tiles = (double)(p->a * p->d) * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
-    const double waves = tiles < 1e15 ? (double)ks_ceil_div((int64_t)tiles, units) : tiles / (double)units;
-    terms[KS_TERM_FLOPS] = 2 * waves * (double)(units * j * n) * (double)k;
-    terms[KS_TERM_CALLS] = waves;
+    enum { LEAST_TILE = 32, MOST_TILE = 128, LEAST_SUM = 128 };
+    const double units = device->units > 0 ? device->units : 1, depth = (double)ks_ceil_div(p->c, 16) * 16;
+    const double most_splits = fmax(1, floor(depth / LEAST_SUM));
+    terms[KS_TERM_FLOPS] = INFINITY;
+    for (int64_t j = LEAST_TILE; j <= MOST_TILE; j *= 2)
+        for (int64_t n = LEAST_TILE; n <= MOST_TILE; n *= 2) {
+            const double tiles =
+                (double)(p->a * p->d) * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
+            const double splits = fmin(fmax(1, floor(units / tiles)), most_splits);
+            const double waves = ceil(tiles * splits / units),
+                         reads = LEAST_TILE / (double)j + LEAST_TILE / (double)n;
+            const double flops = 2 * waves * units * (double)(j * n) * depth / splits * (1 + reads) / 1.5;
+            if (flops >= terms[KS_TERM_FLOPS]) continue;
+            terms[KS_TERM_FLOPS] = flops;
+            terms[KS_TERM_CALLS] = waves;
+        }
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
     terms[KS_TERM_SHUFFLE] = 0;
 }

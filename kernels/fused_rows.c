@@ -37,12 +37,12 @@ static ks_rows_plan plan_of(const ks_problem *p, const ks_device *device)
     const ks_fused_core *core = ks_fused_core_for(p->type);
     const int64_t size = (int64_t)ks_type_bytes(p->type), real = p->type == KS_F64 ? 8 : 4;
     ks_rows_plan plan = {.vectors = ks_ceil_div(p->b * p->d, core->lanes),
-                         .ig = ks_min(k_most(device) / block_bytes(p), p->a)};
+                         .ig = ks_max(1, ks_min(k_most(device) / block_bytes(p), p->a))};
     plan.tasks_i = ks_ceil_div(p->a, plan.ig);
     const int64_t wanted = ks_ceil_div((int64_t)device->units * TASKS_PER_THREAD, plan.tasks_i);
     plan.tasks_n = ks_max(1, ks_min(wanted, p->batch / SAMPLES_LEAST));
     if (plan.tasks_i * plan.tasks_n < device->units) /* idle threads cost more than weights put in order again */
-        plan.tasks_n = ks_min(ks_ceil_div(device->units, plan.tasks_i), p->batch / core->rows);
+        plan.tasks_n = ks_max(1, ks_min(ks_ceil_div(device->units, plan.tasks_i), p->batch / core->rows));
     plan.stream = (double)ks_y_count(p) * (double)size > stream_bytes;
     plan.k_bytes = (size_t)(plan.ig * block_bytes(p));
     plan.x_bytes = size == real ? 0 : (size_t)ks_round_up(core->rows * plan.ig * p->c * p->d * real, LINE_BYTES);

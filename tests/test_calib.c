@@ -238,7 +238,7 @@ static void test_design_prefers_the_unknown(void **state)
     int beyond = 0, turns = 0;
     double mean, sum = 0;
     (void)state;
-    for (int d = 0; d < KS_MODEL_DIMS; d++) m->length[d] = d == 4 ? 2 : 1e6f;
+    for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) m->length[d] = d == 4 ? 2 : 1e6f;
     m->points = 8;
     for (int i = 0; i < 8; i++) m->input[4][i] = (float)i / m->length[4];
     for (int q = 0; q < 2; q++) {

@@ -18,15 +18,18 @@ static char good[2048];
 /* A model of two points, in two places or in one, as text; `good` is what tests spoil. */
 static void write_model(char text[static 2048], bool apart)
 {
-    char *at = stpcpy(text, "{\"type\":\"f32\",\"layout\":\"first\",\"objective\":\"time\",\"points\":2,\"length\":");
-    for (int d = 0; d < KS_MODEL_DIMS; d++) at += sprintf(at, "%c%d", d ? ',' : '[', d + 1);
+    char *at = stpcpy(
+        text, "{\"format\":2,\"type\":\"f32\",\"layout\":\"first\",\"objective\":\"time\",\"points\":2,\"length\":");
+    for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) at += sprintf(at, "%c%d", d ? ',' : '[', d + 1);
     at = stpcpy(at, "],\"input\":");
     for (int d = 0; d < KS_MODEL_DIMS; d++) at += sprintf(at, "%c[%d,%d]", d ? ',' : '[', d, d + apart);
     strcpy(
         at,
         "],\"kernels\":[{\"name\":\"fused.cpu\",\"version\":1,\"family\":\"fused\",\"cost\":[1e-6,1e-10,2e-11,0,0],"
-        "\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,-0.25]},{\"name\":\"their.own\",\"version\":1,"
-        "\"family\":\"bmm\",\"cost\":[1e-6,1e-10,2e-11,0,0],\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,null]}]}");
+        "\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,-0.25],\"own\":[[1,1],[0,0],[0,0],[0,0]]},{\"name\":\"their."
+        "own\",\"version\":1,"
+        "\"family\":\"bmm\",\"cost\":[1e-6,1e-10,2e-11,0,0],\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,null],"
+        "\"own\":[[1,0],[0,0],[0,0],[0,0]]}]}");
 }
 
 static ks_device cpu;
@@ -111,6 +114,12 @@ static void test_malformed(void **state)
         {"[0.5,-0.25]", "[0.5,\"x\"]", "alpha[1]"},
         {"[0.5,-0.25]", "[0.5,-1e999]", "alpha[1]"},
         {",\"alpha\":[0.5,-0.25]", "", "alpha"},
+        {"[[1,1]", "[[1]", "own[0]"},
+        {"[[1,1]", "[[1,1e4]", "own[0][1]"},
+        {"[[1,1]", "[[1,null]", "own[0]"},
+        {"[[1,1],", "[", "own"},
+        {"\"format\":2", "\"format\":1", "format"},
+        {"\"format\":2,", "", "format"},
         {"\"kernels\":[", "\"kernel\":[", "kernels"},
         {"\"kernels\":[", "\"kernels\":[7,", "name"},
         {"\"kernels\":[", nine, "kernels"},
@@ -232,8 +241,10 @@ static ks_model *large_model(void)
         m->length[d] = (float)(0.7 + 3 * rng_unit(&r));
         for (int i = 0; i < m->points; i++) m->input[d][i] = (float)(12 * rng_unit(&r)) / m->length[d];
     }
+    for (int t = 0; t < KS_MODEL_OWN; t++) m->length[KS_MODEL_DIMS + t] = (float)(0.7 + 3 * rng_unit(&r));
     for (int q = 0; q < 3; q++)
         for (int i = 0; i < m->points; i++) {
+            for (int t = 0; t < KS_MODEL_OWN; t++) m->kernel[q].own[t][i] = (float)rng_unit(&r);
             m->kernel[q].measured[i] = rng_unit(&r) < 0.8;
             m->kernel[q].alpha[i] = m->kernel[q].measured[i] ? (float)(2 * rng_unit(&r) - 1) : 0;
         }
