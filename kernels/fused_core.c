@@ -22,22 +22,25 @@
 
 /* Rows [j, j + rows) of one block times one tile of the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
-                     int64_t count, const real *x, int64_t ldx, const target *all, real *widened, bool prefetch,
+                     int64_t count, const real *x, int64_t ldx, const target *all, real *widened, bool cold_k,
                      ahead *x_ahead, ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
-    for (int64_t s = 0; s < count; s += KS_FUSED_SLICE) {
-        const int64_t slice = count - s < KS_FUSED_SLICE ? count - s : KS_FUSED_SLICE;
+    const bool in_place = t->size == sizeof(real) && (uintptr_t)k_block % sizeof(real) == 0;
+    /* Slices keep X in L1; but a K that comes from memory should come by rows as long as can be. */
+    const int64_t most = cold_k && in_place ? count : KS_FUSED_SLICE;
+    for (int64_t s = 0; s < count; s += most) {
+        const int64_t slice = count - s < most ? count - s : most;
         const bool last = k0 + s + slice == t->p->c;
         for (int64_t r = 0; r < rows; r += ROWS) {
             const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
             const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
-            if (prefetch && slice == t->p->c) /* the rows to come follow at once */
+            if (cold_k && !in_place && slice == t->p->c) /* the rows to come follow at once */
                 for (size_t line = 0; line < (size_t)(ROWS * slice) * t->size; line += 64)
                     __builtin_prefetch(from + (size_t)(ROWS * slice) * t->size + line);
             const real *k = (const real *)(const void *)from;
             int64_t ldk = t->p->c;
-            if (t->size != sizeof(real) || (uintptr_t)from % sizeof(real) != 0) {
+            if (!in_place) {
                 for (int h = 0; h < height; h++)
                     for (int64_t q = 0; q < slice; q += LANES)
                         *(vec *)(widened + h * KS_FUSED_SLICE + q) =
@@ -50,7 +53,8 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
                                  .add = k0 + s > 0,
                                  .to = last && all->to ? all->to + r * all->ld_to : NULL,
                                  .ld_to = all->ld_to,
-                                 .stream = last && all->stream};
+                                 .stream = last && all->stream,
+                                 .cold_k = cold_k && in_place};
             tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, &here, y_next, x_next);
         }
     }
@@ -122,8 +126,8 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                             to.ld_to = p->d * p->batch, to.stream = plan->stream;
                             to.to = (real *)job->y + row * p->batch + t.n0 + n * t.stride;
                         }
-                        multiply(type, &t, k_block, j0, rows, k0, count, x, ldx, &to, widened, plan->prefetch_k,
-                                 &x_ahead, &y_ahead);
+                        multiply(type, &t, k_block, j0, rows, k0, count, x, ldx, &to, widened, plan->cold_k, &x_ahead,
+                                 &y_ahead);
                     }
                 }
             }

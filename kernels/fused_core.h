@@ -21,12 +21,12 @@ typedef struct ks_fused_plan {
     int64_t j_task, j_chunk; /* j_chunk rows of all blocks are held at once before they are written */
     int64_t k_slab;          /* k's packed at once; all of c unless that is too much */
     int64_t tasks_i, tasks_l, tasks_n, tasks_j;
-    bool dot;        /* few samples: lanes along k; then k_slab is c */
-    bool direct;     /* batch-last X is read where it lies: too few rows use it to be worth packing */
-    bool direct_y;   /* whole tiles of batch-last Y are written where they belong, straight from registers */
-    bool prefetch_k; /* K will not be found in cache */
-    bool own_y;      /* Y is written through the caches, and its lines are worth asking for early */
-    bool stream;     /* write Y past the caches */
+    bool dot;      /* few samples: lanes along k; then k_slab is c */
+    bool direct;   /* batch-last X is read where it lies: too few rows use it to be worth packing */
+    bool direct_y; /* whole tiles of batch-last Y are written where they belong, straight from registers */
+    bool cold_k;   /* K will not be found in cache */
+    bool own_y;    /* Y is written through the caches, and its lines are worth asking for early */
+    bool stream;   /* write Y past the caches */
     size_t x_bytes, y_bytes, k_bytes; /* of a thread's packed X, of its output tile, of its widened weights */
 } ks_fused_plan;
 

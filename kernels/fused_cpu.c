@@ -97,7 +97,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     const bool apart = step % LINE_BYTES == 0 && step % PAGE_BYTES != 0;
     plan->direct = !first && !plan->dot && size == real && (p->b <= core->rows || apart);
     plan->direct_y = !first && !plan->dot && size == real;
-    plan->prefetch_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
+    plan->cold_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
     plan->x_bytes = (size_t)ks_round_up(x_bytes * group, LINE_BYTES);

@@ -13,23 +13,42 @@ INLINE int64_t dot_stride(const ks_problem *p)
     return (p->c + LANES - 1) / LANES * LANES;
 }
 
+/* Rows q of X, `step` bytes apart, of `run` neighbouring elements each, to one row of q's for every element, `pitch` apart
+ * and padded with 0: transposed in registers where a row has more than a few. */
+INLINE void pack_dot_rows(ks_type type, const char *x, size_t step, int64_t run, int64_t rows, real *to,
+                          int64_t pitch)
+{
+    const size_t size = ks_type_bytes(type);
+    for (int64_t q = 0; q < rows; q += LANES)
+        for (int64_t e = 0; e < run; e += LANES) {
+            const char *from = x + (size_t)q * step + (size_t)e * size;
+            vec m[LANES];
+            for (int r = 0; r < LANES; r++)
+                m[r] = q + r < rows ? widen(type, from + (size_t)r * step, run - e) : (vec){0};
+            transpose(m);
+            for (int64_t n = 0; n < LANES && e + n < run; n++) *(vec *)(to + (e + n) * pitch + q) = m[n];
+        }
+}
+
 INLINE void pack_dot(ks_type type, const piece *t, const char *x, real *packed)
 {
     const ks_problem *p = t->p;
-    const int64_t stride = dot_stride(p);
-    const int64_t n_step = p->layout == KS_BATCH_FIRST ? p->a * p->c * p->d : 1;
-    const int64_t row_step = p->layout == KS_BATCH_FIRST ? 1 : p->batch;
+    const bool first = p->layout == KS_BATCH_FIRST;
+    const int64_t stride = dot_stride(p), sample = p->a * p->c * p->d;
+    /* What lies side by side: the l's of a sample; in batch-last all samples of every l. */
+    const int64_t run = first ? t->lg : t->lg * t->n, runs_per_i = first ? t->n : 1;
+    const size_t step = (size_t)(first ? p->d : p->d * p->batch) * t->size;
     for (int64_t i = 0; i < t->ig; i++)
-        for (int64_t s = 0; s < t->n; s++) {
+        for (int64_t s = 0; s < runs_per_i; s++) {
+            const int64_t row = (t->i0 + i) * p->c * p->d + t->l0;
+            const char *from = x + (size_t)(first ? (t->n0 + s) * sample + row : row * p->batch + t->n0) * t->size;
             real *to = packed + (i * t->lg * t->n + s) * stride;
-            for (int64_t l = 0; l < t->lg; l++)
-                for (int64_t q = p->c; q < stride; q++) to[l * t->n * stride + q] = 0;
-            for (int64_t q = 0; q < p->c; q++) {
-                const int64_t row = ((t->i0 + i) * p->c + q) * p->d + t->l0;
-                const char *from = x + (size_t)((t->n0 + s) * n_step + row * row_step) * t->size;
-                for (int64_t l = 0; l < t->lg; l++)
-                    to[l * t->n * stride + q] = widen_one(type, from + (size_t)(l * row_step) * t->size);
+            if (p->d == 1 && run == 1) { /* the q's are neighbours */
+                for (int64_t q = 0; q < p->c; q += LANES)
+                    *(vec *)(to + q) = widen(type, from + (size_t)q * t->size, p->c - q);
+                continue;
             }
+            pack_dot_rows(type, from, step, run, p->c, to, first ? t->n * stride : stride);
         }
 }
 

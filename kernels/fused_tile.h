@@ -39,7 +39,20 @@ typedef struct target {
     real *to; /* NULL: back to c */
     int64_t ld_to;
     bool stream; /* rows of `to` are aligned, and to be written past the caches */
+    bool cold_k; /* K comes from memory */
 } target;
+
+enum { K_AHEAD_BYTES = 1024, LINE = 64 };
+
+/* K is asked for this far ahead when it comes from memory: on in its row, and where that ends, in the row that the next
+ * register tile has in its place. */
+INLINE void ask_for_k(const int rows, const real *k, int64_t ldk, int64_t left)
+{
+    const int64_t ahead = K_AHEAD_BYTES / (int64_t)sizeof(real);
+    const int64_t at = ahead < left ? ahead : ahead + (ROWS - 1) * ldk;
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) __builtin_prefetch(k + r * ldk + at);
+}
 
 /* T[r][.] (+)= sum over q < count of K[r][q] * X[q][.]   for r < rows; rows of X and of the target are vecs vectors, X's `ldx`
  * apart, K's `ldk`. rows and vecs are constants after inlining, so `acc` lives in registers. */
@@ -60,6 +73,11 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
         __builtin_prefetch(x_next.at + line * 64, 0, 2);
         tile_step(rows, vecs, k + q, ldk, x, acc);
     }
+    if (t->cold_k)
+        for (const int64_t line = LINE / (int64_t)sizeof(real); q + line <= count;) {
+            ask_for_k(rows, k + q, ldk, count - q);
+            for (int64_t n = 0; n < line; n++, q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
+        }
     for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
     if (t->stream) {
 #pragma GCC unroll 8
