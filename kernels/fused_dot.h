@@ -88,8 +88,8 @@ INLINE void dot_row(ks_type type, const int samples, const char *k, const real *
         for (int s = 0; s < samples; s++) acc[u][s] = (vec){0};
     int64_t q = 0;
     for (; q + DOT_UNROLL * LANES <= count; q += DOT_UNROLL * LANES) {
-        __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES);
-        if (size > 2) __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES + 128);
+        for (size_t line = 0; line < DOT_UNROLL * LANES * size; line += 64)
+            __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES + line);
 #pragma GCC unroll 4
         for (int u = 0; u < DOT_UNROLL; u++) {
             const vec kv = widen(type, k + (size_t)(q + u * LANES) * size, LANES);
