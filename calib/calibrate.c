@@ -76,7 +76,7 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
 {
     const bool gpu = r->device.backend == KS_CUDA; /* a median spread of 0.3 % there */
     const ks_measure_limits limits = {
-        .min_samples = gpu ? 3 : 5, .max_samples = gpu ? 7 : 15, .max_s = fmax((end_s - ks_now_s()) / 40, 0.02)};
+        .min_samples = gpu ? 3 : 5, .max_samples = gpu ? 7 : 15, .max_s = fmax((end_s - ks_now_s()) / 150, 0.01)};
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
     for (int turn = 0; s == KS_OK && (r->problems < EXPLORE_LEAST || ks_now_s() + 3 * r->fit_s < end_s); turn++) {

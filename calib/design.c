@@ -98,7 +98,7 @@ unsigned ks_design_types(const ks_device *device)
 
 double ks_design_most_s(const ks_device *device, double share_s)
 {
-    return device->backend == KS_CUDA ? gpu_most_s : fmin(fmax(share_s / 1500, cpu_least_most_s), cpu_most_s);
+    return device->backend == KS_CUDA ? gpu_most_s : fmin(fmax(share_s / 5000, cpu_least_most_s), cpu_most_s);
 }
 
 ks_status ks_design_open(ks_design **design, const ks_device *device, ks_type type, ks_layout layout, double most_s)

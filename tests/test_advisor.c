@@ -495,7 +495,7 @@ static void test_threads(void **state)
 static void test_threads_measuring(void **state)
 {
     const char *path = sandbox_path(state, "s.db");
-    const ks_options options = {.store = path, .flags = KS_MEASURE, .measure_budget_s = 0.02};
+    const ks_options options = {.store = path, .flags = KS_MEASURE, .measure_budget_s = 1};
     ks_context *ctx = context_open(&options);
     rng r = rng_make(rng_seed_from_env("KS_TEST_SEED"), 3);
     ks_problem problems[SHARED];
