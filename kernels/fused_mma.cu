@@ -44,10 +44,13 @@ const variant *shapes_for(const ks_problem *p, int *count)
     }
 }
 
+enum { HALF_SECTORS_BATCH = 1024 };
+
 /* Copies move 16 bytes and sizes are 32 bits inside a block. */
 static bool fits(const variant *v, const ks_problem *p)
 {
     const int64_t most = INT32_MAX / 64;
+    const int run = v->TL * v->size;
     if (p->b > most || p->c > most || p->d > most || p->c % v->VL != 0 || p->c * p->d > most || p->b * p->d > most)
         return false;
     switch (v->READER) {
@@ -57,7 +60,10 @@ static bool fits(const variant *v, const ks_problem *p)
         return p->layout == KS_BATCH_FIRST && p->d == v->TL;
     case VECTOR:
         if (p->layout != KS_BATCH_FIRST) return false;
-        return v->LW >= v->VL ? p->d % v->LW == 0 && p->d >= v->TL : p->d == v->TL;
+        /* Runs of whole sectors of 32 bytes: what straddles two is fetched and written in parts, and what is half of one is
+         * worth it only where small tiles are what keeps the multiprocessors busy. */
+        return p->d == v->TL || (v->LW >= v->VL && p->d % v->LW == 0 && p->d >= v->TL &&
+                                 (run % 32 == 0 || (32 % run == 0 && p->batch <= HALF_SECTORS_BATCH)));
     }
     return false;
 }
@@ -352,5 +358,5 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 } // namespace ks_mma
 
 extern "C" const ks_kernel ks_fused_cuda_mma = {
-    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    1, ks_mma::supports,
+    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    2, ks_mma::supports,
     ks_mma::workspace_bytes, ks_mma::cost_terms, ks_mma::run};

@@ -17,6 +17,7 @@ constexpr variant half_shapes[] = {
     describe<shape<T, WHOLE, 4, 4, 1, 8, 4, 2, 32>>(),    describe<shape<T, WHOLE, 6, 6, 1, 4, 4, 2, 32>>(),
     describe<shape<T, WHOLE, 6, 6, 1, 6, 4, 2, 32>>(),    describe<shape<T, VECTOR, 8, 8, 1, 4, 4, 2, 32>>(),
     describe<shape<T, VECTOR, 8, 8, 1, 3, 4, 2, 32>>(),   describe<shape<T, VECTOR, 8, 8, 1, 2, 1, 4, 32>>(),
+    describe<shape<T, VECTOR, 8, 8, 1, 1, 1, 1, 32>>(),   describe<shape<T, VECTOR, 8, 8, 1, 1, 1, 2, 64>>(),
     describe<shape<T, VECTOR, 12, 4, 2, 4, 2, 1, 16>>(),  describe<shape<T, VECTOR, 16, 8, 1, 3, 4, 1, 16>>(),
     describe<shape<T, VECTOR, 16, 16, 1, 2, 4, 2, 16>>(), describe<shape<T, VECTOR, 16, 16, 1, 2, 2, 4, 16>>(),
     describe<shape<T, VECTOR, 16, 16, 1, 2, 2, 3, 16>>(), describe<shape<T, VECTOR, 24, 8, 1, 4, 2, 1, 16>>(),
