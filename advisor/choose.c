@@ -140,9 +140,10 @@ static ks_status check_call(const ks_context *ctx, const ks_problem *p)
 
 static ks_status no_kernel(const ks_context *ctx, const ks_problem *p)
 {
-    if (!ctx->here && !ctx->known[p->type][p->layout].model)
-        return ks_fail(KS_ERR_NO_DATA, "device \"%s\" has no model for %s, batch-%s", ctx->device.name,
-                       ks_type_name(p->type), ks_layout_name(p->layout));
+    const knowledge *known = &ctx->known[p->type][p->layout];
+    if (!ctx->here && !known->model)
+        return ks_fail(KS_ERR_NO_DATA, "device \"%s\" has no model for %s, batch-%s%s%s", ctx->device.name,
+                       ks_type_name(p->type), ks_layout_name(p->layout), *known->why ? ": " : "", known->why);
     return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
 }
 
