@@ -103,7 +103,8 @@ int ks_context_predict(const ks_context *ctx, const ks_problem *p, bool deviatio
     else
         for (int q = 0; known->model && q < known->model->kernels; q++) {
             const ks_kernel *row = ks_model_kernel_of(known->model, q);
-            if (row->family != KS_REFERENCE && row->supports(p, &ctx->device)) kernels[count++] = row;
+            if (row->family != KS_REFERENCE && ks_model_supports(known->model, q, p, &ctx->device))
+                kernels[count++] = row;
         }
     ks_model_predict(known->model, &ctx->device, p, kernels, count, deviations, out);
     const ks_case *seen = find_case(&known->cases, p);

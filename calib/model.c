@@ -132,6 +132,31 @@ ks_status ks_model_usable(const ks_model *m)
     return KS_OK;
 }
 
+static bool covers(const ks_model *m, const ks_model_kernel *k, const ks_problem *p)
+{
+    float place[KS_MODEL_DIMS];
+    ks_model_features(p, place);
+    for (int d = 0; d < KS_MODEL_DIMS; d++) {
+        const float slack = 1e-3f / m->length[d]; /* for rounding */
+        float low = INFINITY, high = -INFINITY, own_low = INFINITY, own_high = -INFINITY;
+        for (int i = 0; i < m->points; i++) {
+            const float x = m->input[d][i];
+            low = fminf(low, x), high = fmaxf(high, x);
+            if (k->measured[i]) own_low = fminf(own_low, x), own_high = fmaxf(own_high, x);
+        }
+        const float x = fminf(fmaxf(place[d] / m->length[d], low), high);
+        if (x < own_low - slack || x > own_high + slack) return false;
+    }
+    return true;
+}
+
+bool ks_model_supports(const ks_model *m, int q, const ks_problem *p, const ks_device *device)
+{
+    const ks_kernel *row = ks_model_kernel_of(m, q);
+    if (!ks_kernel_is_foreign(row)) return row->supports(p, device);
+    return m->points == 0 || covers(m, &m->kernel[q], p);
+}
+
 /* e^-x for x >= 0, to 1e-6: the 16th power of 1 over a short series of e^(x/16). No comparison and no whole numbers, so that
  * every compiler makes it a vector. */
 static inline float exp_minus(float x)

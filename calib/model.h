@@ -76,6 +76,12 @@ ks_status ks_model_usable(const ks_model *model);
 /* The row of model kernel q: the table's, or a stand-in with generic cost terms that cannot run. */
 const ks_kernel *ks_model_kernel_of(const ks_model *model, int q);
 
+/* Whether that kernel can do the problem. A stand-in can where it was measured: in every feature within the range of its
+ * points. (What kernels ask for, such as d = 1, a small batch or rows of whole 16 bytes, is among the features; asked about
+ * the problems of one GPU's seed, a model of another's was wrong about 29 in 9,000 kernels.) Beyond the range of all points
+ * the nearest end counts. */
+bool ks_model_supports(const ks_model *model, int q, const ks_problem *problem, const ks_device *device);
+
 /* Fills in a stand-in row; name must outlive it. Its cost terms are generic. */
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
 bool ks_kernel_is_foreign(const ks_kernel *row);
