@@ -356,14 +356,14 @@ static char *read_file(const char *path, size_t *bytes)
     if (!file) return NULL;
     const ssize_t read = getdelim(&text, &room, '\0', file); /* JSON has no zeros: the file's end ends it */
     const int error = errno;
-    fclose(file);
-    if (read >= 0) {
-        *bytes = (size_t)read;
-        return text;
+    if (read > 0) *bytes = (size_t)read;
+    if (read < 0 && ferror(file)) {
+        free(text);
+        text = NULL;
     }
-    free(text);
+    fclose(file);
     errno = error;
-    return NULL;
+    return text;
 }
 
 typedef struct import {

@@ -371,6 +371,8 @@ static void test_import(void **state)
     free(csv);
     assert_failure(ks_seed_import(store, none, csv_path, &out, &added), KS_ERR_IO, none, NULL);
     assert_failure(ks_seed_import(store, json_path, none, &out, &added), KS_ERR_IO, none, NULL);
+    file_write(none, "", 0);
+    assert_failure(ks_seed_import(store, none, csv_path, &out, &added), KS_ERR_PARSE, none, "not JSON");
     assert_failure(ks_seed_import(store, csv_path, csv_path, &out, &added), KS_ERR_PARSE, csv_path, "not JSON");
     ks_store_close(store);
 }

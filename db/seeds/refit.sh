@@ -6,6 +6,7 @@
 # KSAUTO is a built command. One that has the device's kernels writes PREFIX.json; one that lacks them PREFIX.generic.json.
 # Models of types that PREFIX.csv has no rows of stay as they are. The CSV is not touched.
 set -eu
+[ $# -ge 2 ] || { echo "usage: $0 KSAUTO PREFIX..." >&2; exit 2; }
 ksauto=$1
 shift
 draft=$(mktemp -d)
