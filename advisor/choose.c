@@ -103,7 +103,8 @@ int ks_context_predict(const ks_context *ctx, const ks_problem *p, bool deviatio
     else
         for (int q = 0; known->model && q < known->model->kernels; q++) {
             const ks_kernel *row = ks_model_kernel_of(known->model, q);
-            if (row->family != KS_REFERENCE && row->supports(p, &ctx->device)) kernels[count++] = row;
+            if (row->family != KS_REFERENCE && ks_model_supports(known->model, q, p, &ctx->device))
+                kernels[count++] = row;
         }
     ks_model_predict(known->model, &ctx->device, p, kernels, count, deviations, out);
     const ks_case *seen = find_case(&known->cases, p);
@@ -140,9 +141,10 @@ static ks_status check_call(const ks_context *ctx, const ks_problem *p)
 
 static ks_status no_kernel(const ks_context *ctx, const ks_problem *p)
 {
-    if (!ctx->here && !ctx->known[p->type][p->layout].model)
-        return ks_fail(KS_ERR_NO_DATA, "device \"%s\" has no model for %s, batch-%s", ctx->device.name,
-                       ks_type_name(p->type), ks_layout_name(p->layout));
+    const knowledge *known = &ctx->known[p->type][p->layout];
+    if (!ctx->here && !known->model)
+        return ks_fail(KS_ERR_NO_DATA, "device \"%s\" has no model for %s, batch-%s%s%s", ctx->device.name,
+                       ks_type_name(p->type), ks_layout_name(p->layout), *known->why ? ": " : "", known->why);
     return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
 }
 

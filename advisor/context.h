@@ -22,6 +22,7 @@ typedef struct memo_slot {
 /* What a type and layout are decided by. */
 typedef struct knowledge {
     ks_model *model;       /* NULL: the built-in costs */
+    char why[192];         /* a model was passed over: why */
     _Atomic bool factored; /* the model has what variances need (choose.c) */
     ks_source source;
     char source_device[KS_DEVICE_BYTES];

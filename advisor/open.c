@@ -95,6 +95,13 @@ static bool take_model(void *user, const ks_model_row *row)
         if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, KS_ERR_PARSE);
         return true;
     }
+    /* Here only kernels of this build are chosen from; elsewhere those of the model are. */
+    if (!in->ctx->here && ks_model_usable(model) != KS_OK) {
+        snprintf(k->why, sizeof k->why, "%s", ks_status_message(KS_ERR_UNSUPPORTED));
+        if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, KS_ERR_UNSUPPORTED);
+        ks_model_free(model);
+        return true;
+    }
     k->model = model, k->source = in->source;
     snprintf(k->source_device, sizeof k->source_device, "%s", in->device);
     return true;

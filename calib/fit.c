@@ -265,6 +265,7 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         strcpy(k->name, cases->kernel[q]->name);
         k->version = cases->kernel[q]->version, k->family = cases->kernel[q]->family;
         ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
+        k->generic = ks_kernel_is_foreign(cases->kernel[q]);
         memcpy(k->cost, t->cost[q], sizeof k->cost);
         k->signal = signal, k->noise = noise * signal;
         for (int i = 0; i < s->count; i++) {

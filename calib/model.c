@@ -86,7 +86,8 @@ static size_t foreign_workspace(const ks_problem *p, const ks_device *device)
     return 0;
 }
 
-static void foreign_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+/* What a problem costs any kernel. */
+static void generic_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
     (void)device;
     terms[KS_TERM_LAUNCH] = 1;
@@ -105,13 +106,55 @@ static ks_status foreign_run(const ks_problem *p, const ks_run_args *args)
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version)
 {
     *row =
-        (ks_kernel){name, family, KS_CPU, version, foreign_supports, foreign_workspace, foreign_terms, foreign_run};
+        (ks_kernel){name, family, KS_CPU, version, foreign_supports, foreign_workspace, generic_terms, foreign_run};
+}
+
+bool ks_kernel_is_foreign(const ks_kernel *row)
+{
+    return row->run == foreign_run;
 }
 
 const ks_kernel *ks_model_kernel_of(const ks_model *m, int q)
 {
     const ks_kernel *row = ks_kernel_find(m->kernel[q].name);
     return row ? row : &m->kernel[q].foreign;
+}
+
+ks_status ks_model_usable(const ks_model *m)
+{
+    for (int q = 0; q < m->kernels; q++)
+        if (!m->kernel[q].generic && ks_kernel_is_foreign(ks_model_kernel_of(m, q)))
+            return ks_fail(
+                KS_ERR_UNSUPPORTED,
+                "this build lacks %s, whose costs the %s, batch-%s model is made of; `ksauto fit` makes one "
+                "without",
+                m->kernel[q].name, ks_type_name(m->type), ks_layout_name(m->layout));
+    return KS_OK;
+}
+
+static bool covers(const ks_model *m, const ks_model_kernel *k, const ks_problem *p)
+{
+    float place[KS_MODEL_DIMS];
+    ks_model_features(p, place);
+    for (int d = 0; d < KS_MODEL_DIMS; d++) {
+        const float slack = 1e-3f / m->length[d]; /* for rounding */
+        float low = INFINITY, high = -INFINITY, own_low = INFINITY, own_high = -INFINITY;
+        for (int i = 0; i < m->points; i++) {
+            const float x = m->input[d][i];
+            low = fminf(low, x), high = fmaxf(high, x);
+            if (k->measured[i]) own_low = fminf(own_low, x), own_high = fmaxf(own_high, x);
+        }
+        const float x = fminf(fmaxf(place[d] / m->length[d], low), high);
+        if (x < own_low - slack || x > own_high + slack) return false;
+    }
+    return true;
+}
+
+bool ks_model_supports(const ks_model *m, int q, const ks_problem *p, const ks_device *device)
+{
+    const ks_kernel *row = ks_model_kernel_of(m, q);
+    if (!ks_kernel_is_foreign(row)) return row->supports(p, device);
+    return m->points == 0 || covers(m, &m->kernel[q], p);
 }
 
 /* e^-x for x >= 0, to 1e-6: the 16th power of 1 over a short series of e^(x/16). No comparison and no whole numbers, so that
@@ -151,7 +194,7 @@ static const ks_model_kernel *known(const ks_model *m, const ks_kernel *kernel)
 {
     for (int q = 0; m && q < m->kernels; q++)
         if (strcmp(m->kernel[q].name, kernel->name) == 0 && m->kernel[q].version == kernel->version)
-            return &m->kernel[q];
+            return m->kernel[q].generic || !ks_kernel_is_foreign(kernel) ? &m->kernel[q] : NULL;
     return NULL;
 }
 
@@ -203,8 +246,8 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
     }
     for (int q = 0; q < count; q++) {
         double terms[KS_NTERMS], assumed[KS_NTERMS];
-        kernels[q]->cost_terms(p, device, terms);
         const ks_model_kernel *k = known(m, kernels[q]);
+        (k && k->generic ? generic_terms : kernels[q]->cost_terms)(p, device, terms);
         out[q].kernel = kernels[q];
         if (!k) {
             ks_cost_assume(device, p->type, assumed);

@@ -4,7 +4,7 @@
  *
  *     log time = log(sum over terms of w[t] * terms[t])  +  residual(features),
  *
- * a calibrated cost model over the kernel's own cost_terms, which extrapolates, and a Gaussian process over features of the
+ * a calibrated cost model over the kernel's own cost_terms (or over generic ones, see below), which extrapolates, and a Gaussian process over features of the
  * problem, which corrects it where there are measurements. Most features are those of the problem, shared by all kernels;
  * a few are the kernel's own: what its time is made of, so that problems are alike for it if the same thing limits it.
  * Length scales are shared, so one pass over the points serves all kernels but for the last few dimensions: that is what
@@ -27,6 +27,7 @@ typedef struct ks_model_kernel {
     unsigned version;
     ks_family family;
     ks_kernel foreign;            /* stands in for a kernel that this build does not have (another machine's table) */
+    bool generic;                 /* cost is that of a stand-in's terms, whoever predicts; else of the kernel's own */
     double cost[KS_NTERMS];       /* seconds (joules) per unit of each term, >= 0 */
     double signal, noise;         /* variances of the residual and of a measurement, in log^2 */
     float alpha[KS_MODEL_POINTS]; /* weights of the points; 0 where this kernel was not measured */
@@ -67,14 +68,26 @@ double ks_cost_s(const double cost[KS_NTERMS], const double terms[KS_NTERMS]);
 /* Costs for a device nobody has measured: from its (assumed) rates. */
 void ks_cost_assume(const ks_device *device, ks_type type, double cost[KS_NTERMS]);
 
+/* A fit uses each kernel's own terms. In a build without the kernel it can only use generic ones, the problem's own bytes and
+ * flops, and says so in the model. Costs mean nothing beside other terms than they were fitted to: KS_ERR_UNSUPPORTED,
+ * naming the kernel, if this build lacks one whose own terms the model needs. */
+ks_status ks_model_usable(const ks_model *model);
+
 /* The row of model kernel q: the table's, or a stand-in with generic cost terms that cannot run. */
 const ks_kernel *ks_model_kernel_of(const ks_model *model, int q);
 
-/* Fills in a stand-in row; name must outlive it. Its cost terms are the problem's own bytes and flops. */
-void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
+/* Whether that kernel can do the problem. A stand-in can where it was measured: in every feature within the range of its
+ * points. (What kernels ask for, such as d = 1, a small batch or rows of whole 16 bytes, is among the features; asked about
+ * the problems of one GPU's seed, models of another's were wrong about 0.3 % of the kernels.) Beyond the range of all points
+ * the nearest end counts. */
+bool ks_model_supports(const ks_model *model, int q, const ks_problem *problem, const ks_device *device);
 
-/* Predicts `count` kernels; a kernel that the model does not know, or knows in another version, gets the assumed costs
- * and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
+/* Fills in a stand-in row; name must outlive it. Its cost terms are generic. */
+void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
+bool ks_kernel_is_foreign(const ks_kernel *row);
+
+/* Predicts `count` kernels; a kernel that the model does not know, or knows in another version, or by terms that this build
+ * lacks, gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
 void ks_model_predict(const ks_model *model, const ks_device *device, const ks_problem *problem,
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
 

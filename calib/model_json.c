@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { FORMAT = 2 }; /* raised when features change their meaning */
+static const char *const terms_names[] = {[false] = "own", [true] = "generic"};
+
 /* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and
  * variances those of logarithms of times. */
-enum { FORMAT = 2 }; /* raised when features change their meaning */
 static const double largest = 1e12, largest_feature = 1e3, largest_variance = 1e4;
 
 static bool number(const cJSON *object, double *value)
@@ -51,6 +53,10 @@ static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *
         if (!family || k->family == KS_REFERENCE)
             return ks_fail(KS_ERR_PARSE, "model: family of %s is not fused, bmm or reference", name);
     ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
+    const char *terms = text_of(object, "terms");
+    k->generic = terms && strcmp(terms, terms_names[true]) == 0;
+    if (!k->generic && (!terms || strcmp(terms, terms_names[false]) != 0))
+        return ks_fail(KS_ERR_PARSE, "model: terms of %s are neither own nor generic", name);
     if (!numbers(cJSON_GetObjectItemCaseSensitive(object, "cost"), KS_NTERMS, k->cost))
         return ks_fail(KS_ERR_PARSE, "model: cost of %s is not %d numbers", name, KS_NTERMS);
     for (int t = 0; t < KS_NTERMS; t++)
@@ -189,6 +195,7 @@ char *ks_model_print(const ks_model *m)
         cJSON_AddStringToObject(object, "name", k->name);
         cJSON_AddNumberToObject(object, "version", k->version);
         cJSON_AddStringToObject(object, "family", ks_family_name(k->family));
+        cJSON_AddStringToObject(object, "terms", terms_names[k->generic]);
         cJSON *cost = cJSON_AddArrayToObject(object, "cost"), *alpha = cJSON_AddArrayToObject(object, "alpha");
         for (int t = 0; t < KS_NTERMS; t++) add_short(cost, k->cost[t]);
         cJSON_AddNumberToObject(object, "signal", k->signal);

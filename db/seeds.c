@@ -343,3 +343,57 @@ end:
     leave_c_locale(locale);
     return status;
 }
+
+/* --- into a store ------------------------------------------------------------------------------------------- */
+
+/* malloc'ed; NULL with errno set. */
+static char *read_file(const char *path, size_t *bytes)
+{
+    FILE *file = fopen(path, "re");
+    char *text = NULL;
+    size_t room = 0;
+    *bytes = 0;
+    if (!file) return NULL;
+    const ssize_t read = getdelim(&text, &room, '\0', file); /* JSON has no zeros: the file's end ends it */
+    const int error = errno;
+    if (read > 0) *bytes = (size_t)read;
+    if (read < 0 && ferror(file)) {
+        free(text);
+        text = NULL;
+    }
+    fclose(file);
+    errno = error;
+    return text;
+}
+
+typedef struct import {
+    ks_store *store;
+    ks_status status;
+} import;
+
+static bool import_model(void *user, const ks_model_row *row)
+{
+    import *in = user;
+    in->status = ks_store_put_model(in->store, row);
+    return in->status == KS_OK;
+}
+
+ks_status ks_seed_import(ks_store *store, const char *json_path, const char *csv_path, ks_device *device,
+                         int64_t *added)
+{
+    ks_seed seed = {.name = json_path};
+import in = {store, KS_OK };
+    ks_table table = {0};
+    char *json = read_file(json_path, &seed.json_bytes);
+    if (!json) return ks_fail(KS_ERR_IO, "%s: cannot be read: %s", json_path, strerror(errno));
+    seed.json = json;
+    ks_status status = ks_seed_read(&seed, device, NULL, NULL);
+    if (status == KS_OK) status = ks_csv_read_file(csv_path, KS_CSV_KSAUTO, false, &table);
+    if (status == KS_OK) status = ks_store_put_device(store, device);
+    if (status == KS_OK) status = ks_store_import(store, &table, added);
+    if (status == KS_OK) status = ks_seed_read(&seed, device, import_model, &in);
+    if (status == KS_OK) status = in.status;
+    ks_table_free(&table);
+    free(json);
+    return status;
+}

@@ -1,8 +1,10 @@
 # Links db/seeds/*.json, each with its .csv, into the library as data.
 #
-# include() it: it sets KS_SEEDS_SOURCE to a generated seeds_data.c that the library must compile, and makes CMake run
+# NAME.generic.json, where there is one, takes NAME.json's place in a build without CUDA (db/README.md says why).
+#
+# include() it, with_cuda set: it sets KS_SEEDS_SOURCE to a generated seeds_data.c that the library must compile, and makes CMake run
 # again when a seed comes, goes or changes (the sizes are written into the source, so that the table is constant).
-# Also usable alone: cmake -DKS_SEEDS_DIR=... -DKS_SEEDS_SOURCE=.../seeds_data.c -P db/seeds.cmake
+# Also usable alone: cmake -Dwith_cuda=ON -DKS_SEEDS_DIR=... -DKS_SEEDS_SOURCE=.../seeds_data.c -P db/seeds.cmake
 
 if(NOT DEFINED KS_SEEDS_DIR)
     set(KS_SEEDS_DIR "${CMAKE_CURRENT_LIST_DIR}/seeds")
@@ -17,6 +19,7 @@ if(CMAKE_SCRIPT_MODE_FILE)
 else()
     file(GLOB ks_seed_files CONFIGURE_DEPENDS "${ks_seeds_dir}/*.json")
 endif()
+list(FILTER ks_seed_files EXCLUDE REGEX "\\.generic\\.json$")
 list(SORT ks_seed_files)
 
 set(ks_seed_data "")
@@ -31,6 +34,10 @@ foreach(ks_seed_json IN LISTS ks_seed_files)
     endif()
     foreach(ks_seed_kind json csv)
         set(ks_seed_path "${ks_seeds_dir}/${ks_seed_name}.${ks_seed_kind}")
+        set(ks_seed_generic "${ks_seeds_dir}/${ks_seed_name}.generic.json")
+        if(ks_seed_kind STREQUAL "json" AND NOT with_cuda AND EXISTS "${ks_seed_generic}")
+            set(ks_seed_path "${ks_seed_generic}")
+        endif()
         if(NOT EXISTS "${ks_seed_path}")
             message(FATAL_ERROR "seed ${ks_seed_name}: ${ks_seed_path} is missing")
         endif()

@@ -25,4 +25,8 @@ ks_status ks_seed_read(const ks_seed *seed, ks_device *device, bool (*visit)(voi
 /* Writes a seed for one device of a store: its JSON to json, its measurements to csv. */
 ks_status ks_seed_write(ks_store *store, const char *device, const char *json_path, const char *csv_path);
 
+/* The way back: puts the device, the models and the measurements into the store. */
+ks_status ks_seed_import(ks_store *store, const char *json_path, const char *csv_path, ks_device *device,
+                         int64_t *added);
+
 #endif

@@ -25,6 +25,7 @@ ks_model *known_model(ks_type type, ks_layout layout, const known_kernel *kernel
         k->version = row ? row->version : 1;
         k->family = kernels[q].family;
         ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
+        k->generic = !row;
         k->cost[KS_TERM_LAUNCH] = kernels[q].start_s;
         k->signal = 0.01, k->noise = 1e-4;
     }

@@ -193,6 +193,10 @@ cmp -s out e.csv || fail "$last: export, import, export is not the same"
 expect 0 --db u.db db merge s.db --json; json; holds '.added == 3'
 expect 0 --db u.db db merge s.db; said 0
 expect 0 --db s.db devices --json; json; holds '.store[0].name == "Some CPU" and .store[0].measurements == 3'
+expect 0 --db s.db db export --seed "Some CPU" --out-prefix seed; silent
+expect 0 --db x.db db import --seed seed; said "Some CPU" 3
+expect 0 --db x.db db import --seed seed --json; json; holds '.device == "Some CPU" and .added == 0'
+expect 1 --db x.db db import --seed nothing; says nothing.json
 misuse --format odd ksmm -- --db s.db db import --format odd rows.csv
 misuse missing FILE -- --db s.db db import
 misuse none.csv -- --db s.db db import none.csv

@@ -221,6 +221,37 @@ static void test_device_elsewhere(void **state)
     ks_close(ctx);
 }
 
+/* Costs of terms that this build lacks make no advice: the next rung serves, and the reason is told. */
+static void test_terms_elsewhere(void **state)
+{
+    const char *path = sandbox_path(state, "s.db"), far[] = "Far Machine 9000 (64 threads)", *why;
+    const known_kernel kernels[] = {{fused, KS_FUSED, 1e-9}, {"their.own", KS_BMM, 1e-5}};
+    const ks_device device = {.name = "Far Machine 9000 (64 threads)", .units = 64, .memory_bytes = INT64_C(1) << 40};
+    ks_store *store = biased_store(path);
+    ks_model *model = known_model(KS_F32, KS_BATCH_FIRST, kernels, 2);
+    assert_int_equal(ks_store_put_device(store, &device), KS_OK);
+    model->kernel[1].generic = false;
+    known_put_model(store, far, model);
+    known_put_model(store, cpu.name, model); /* here it does no harm: what cannot be run is no candidate */
+    ks_model_free(model);
+    ks_store_close(store);
+
+    const ks_options options = {.store = path, .device = far};
+    ks_context *ctx = context_open(&options);
+    ks_advice a;
+    const ks_status status = ks_advise(ctx, &usual, &a);
+    if (status == KS_OK)
+        assert_int_equal(a.source, KS_FROM_SEEDS);
+    else
+        assert_failure(status, KS_ERR_NO_DATA, far, "lacks their.own");
+    assert_int_equal(ks_store_status(ctx, &why), KS_ERR_UNSUPPORTED);
+    assert_non_null(strstr(why, "their.own"));
+    ks_close(ctx);
+    ctx = context_on(path);
+    assert_advice(ctx, &usual, KS_FROM_MODEL, fused);
+    ks_close(ctx);
+}
+
 static void test_corrupt_models(void **state)
 {
     const known_kernel kernels[] = {{fused, KS_FUSED, 1e-3}};
@@ -323,6 +354,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_ties, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_math_without_effect, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_device_elsewhere, enter, sandbox_leave),
+        cmocka_unit_test_setup_teardown(test_terms_elsewhere, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_corrupt_models, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_first_use_is_stored, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_first_use_budget, enter, sandbox_leave),

@@ -191,6 +191,62 @@ static void test_deviations(void **state)
     ks_model_free(m);
 }
 
+/* Costs go with the terms that they were fitted to, whichever kernels the build has. */
+static void test_terms(void **state)
+{
+    (void)state;
+    const known_kernel kernels[] = {{"fused.cpu", KS_FUSED, 0}, {names[1], KS_BMM, 0}};
+    ks_model *m = known_model(KS_F32, KS_BATCH_FIRST, kernels, 2);
+    const ks_kernel *rows[] = {ks_model_kernel_of(m, 0), ks_model_kernel_of(m, 1)};
+    const ks_problem p = {.a = 1, .b = 3, .c = 5, .d = 7, .batch = 2000};
+    double own[KS_NTERMS];
+    ks_prediction out[2];
+    rows[0]->cost_terms(&p, &device, own);
+    assert_true(own[KS_TERM_FLOPS] > 1.1 * ks_problem_flops(&p)); /* or this would show nothing */
+    for (int q = 0; q < 2; q++) m->kernel[q].cost[KS_TERM_FLOPS] = 1e-9;
+    assert_int_equal(ks_model_usable(m), KS_OK);
+    ks_model_predict(m, &device, &p, rows, 2, true, out);
+    assert_near(exp(out[0].log_time), 1e-9 * own[KS_TERM_FLOPS], 1e-6);
+    assert_near(exp(out[1].log_time), 1e-9 * ks_problem_flops(&p), 1e-6);
+    m->kernel[0].generic = true;
+    ks_model_predict(m, &device, &p, rows, 2, true, out);
+    assert_near(exp(out[0].log_time), 1e-9 * ks_problem_flops(&p), 1e-6);
+    m->kernel[1].generic = false; /* fitted where the kernel is: what its terms are is not known here */
+    assert_failure(ks_model_usable(m), KS_ERR_UNSUPPORTED, names[1], NULL);
+    ks_model_predict(m, &device, &p, rows, 2, true, out);
+    assert_true(out[1].deviation > 0.5 && isfinite(out[1].log_time));
+    ks_model_free(m);
+}
+
+/* A kernel that this build lacks can do what is like the problems it was measured on. */
+static void test_supports(void **state)
+{
+    (void)state;
+    const known_kernel kernels[] = {{names[0], KS_FUSED, 1e-6}, {names[1], KS_BMM, 1e-6}};
+    ks_model *m = known_model(KS_F32, KS_BATCH_FIRST, kernels, 2);
+    ks_problem p = {.a = 4, .b = 64, .c = 64, .d = 1, .batch = 64};
+    assert_true(ks_model_supports(m, 1, &p, &device)); /* nothing is known against it */
+    for (p.batch = 16; p.batch <= 4096; p.batch *= 4)
+        for (p.d = 1; p.d <= 16; p.d *= 4, m->points++) { /* the second one: d = 1 and a batch of at most 256 */
+            float f[KS_MODEL_DIMS];
+            ks_model_features(&p, f);
+            for (int d = 0; d < KS_MODEL_DIMS; d++) m->input[d][m->points] = f[d] / m->length[d];
+            m->kernel[0].measured[m->points] = true;
+            m->kernel[1].measured[m->points] = p.d == 1 && p.batch <= 256;
+        }
+    const struct {
+        int64_t a, d, batch;
+        bool second;
+    } cases[] = {{4, 1, 64, true},    {4, 1, 256, true},      {4, 1, 16, true}, {4, 4, 64, false},
+                 {4, 1, 1024, false}, {4, 1, 1 << 20, false}, {9, 1, 64, true}, {4, 512, 64, false}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        p.a = cases[i].a, p.d = cases[i].d, p.batch = cases[i].batch;
+        assert_true(ks_model_supports(m, 0, &p, &device));
+        assert_int_equal(ks_model_supports(m, 1, &p, &device), cases[i].second);
+    }
+    ks_model_free(m);
+}
+
 /* ---- grouping rows ------------------------------------------------------------------------------------------------- */
 
 static void test_grouping(void **state)
@@ -373,7 +429,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learns_a_law), cmocka_unit_test(test_many_cases),
-        cmocka_unit_test(test_deviations),   cmocka_unit_test(test_grouping),
+        cmocka_unit_test(test_deviations),   cmocka_unit_test(test_terms),
+        cmocka_unit_test(test_supports),     cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_quarantine),   cmocka_unit_test(test_nothing_to_quarantine),
         cmocka_unit_test(test_policies),     cmocka_unit_test(test_probabilities),
     };

@@ -25,10 +25,12 @@ static void write_model(char text[static 2048], bool apart)
     for (int d = 0; d < KS_MODEL_DIMS; d++) at += sprintf(at, "%c[%d,%d]", d ? ',' : '[', d, d + apart);
     strcpy(
         at,
-        "],\"kernels\":[{\"name\":\"fused.cpu\",\"version\":1,\"family\":\"fused\",\"cost\":[1e-6,1e-10,2e-11,0,0],"
+        "],\"kernels\":[{\"name\":\"fused.cpu\",\"version\":1,\"family\":\"fused\",\"terms\":\"own\",\"cost\":[1e-6,"
+        "1e-10,2e-11,0,0],"
         "\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,-0.25],\"own\":[[1,1],[0,0],[0,0],[0,0]]},{\"name\":\"their."
         "own\",\"version\":1,"
-        "\"family\":\"bmm\",\"cost\":[1e-6,1e-10,2e-11,0,0],\"signal\":0.1,\"noise\":0.001,\"alpha\":[0.5,null],"
+        "\"family\":\"bmm\",\"terms\":\"generic\",\"cost\":[1e-6,1e-10,2e-11,0,0],\"signal\":0.1,\"noise\":0.001,"
+        "\"alpha\":[0.5,null],"
         "\"own\":[[1,0],[0,0],[0,0],[0,0]]}]}");
 }
 
@@ -100,6 +102,9 @@ static void test_malformed(void **state)
         {"\"version\":1,", "", "version"},
         {"\"family\":\"fused\"", "\"family\":\"warped\"", "family"},
         {"\"family\":\"fused\",", "", "family"},
+        {"\"terms\":\"own\"", "\"terms\":\"borrowed\"", "terms"},
+        {"\"terms\":\"own\"", "\"terms\":1", "terms"},
+        {"\"terms\":\"own\",", "", "terms"},
         {"[1e-6,1e-10", "[-1e-6,1e-10", "-1e-06"},
         {"[1e-6,1e-10", "[1e999,1e-10", "cost"},
         {"[1e-6,1e-10", "[1e-6", "cost"},
@@ -221,6 +226,7 @@ static void assert_same_predictions(const ks_model *m, const ks_model *n)
             ks_prediction x, y;
             assert_string_equal(row->name, other->name);
             assert_int_equal(row->family, other->family);
+            assert_int_equal(m->kernel[q].generic, n->kernel[q].generic);
             ks_model_predict(m, &cpu, &p, &row, 1, true, &x);
             ks_model_predict(n, &cpu, &p, &other, 1, true, &y);
             assert_true(fabs(x.log_time - y.log_time) < 1e-4);
@@ -260,6 +266,8 @@ static void test_round_trip(void **state)
     (void)state;
     assert_non_null(text);
     ks_model *n = parsed(text);
+    assert_false(n->kernel[0].generic);
+    assert_true(n->kernel[2].generic);
     assert_same_predictions(m, n);
     char *again = ks_model_print(n);
     ks_model *third = parsed(again);

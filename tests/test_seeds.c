@@ -1,5 +1,8 @@
-/* Seeds: those of this build are well-formed, a store turns into one and back, and malformed JSON is refused. */
+/* Seeds: those of this build are well-formed and give good advice, a store turns into one and back, and malformed JSON is
+ * refused. */
+#include "cases.h"
 #include "csv.h"
+#include "knowledge.h"
 #include "sandbox.h"
 #include "seeds.h"
 
@@ -24,6 +27,19 @@
     "{\"type\":\"f16\",\"layout\":\"last\",\"objective\":\"time\",\"rows\":580,\"cv_regret\":0.0125,"                \
     "\"fitted_at_s\":1763812345.5,\"model\":{\"w\":[0.1,-2.5e-300,3],\"kernel\":\"fused.cuda.mma\"}}"
 
+/* The models of a shipped seed are of this build's format, and of terms that it has. */
+static bool usable(void *user, const ks_model_row *row)
+{
+    ks_model *m;
+    int *count = user;
+    ks_status status = ks_model_parse(row->json, &m);
+    if (status == KS_OK) status = ks_model_usable(m);
+    if (status != KS_OK) fail_msg("%s: %s", row->device, ks_status_message(status));
+    ks_model_free(m);
+    ++*count;
+    return true;
+}
+
 typedef struct models {
     int count, stop_after;
     ks_model_row rows[4];
@@ -38,6 +54,12 @@ static bool take(void *user, const ks_model_row *row)
         snprintf(m->json[m->count], sizeof m->json[0], "%s", row->json);
     }
     return ++m->count != m->stop_after;
+}
+
+static bool no_model(void *user, const ks_model_row *row)
+{
+    (void)user, (void)row;
+    return false;
 }
 
 static ks_status read_text(const char *json, ks_device *device, models *m)
@@ -64,15 +86,91 @@ static void test_shipped(void **state)
     for (size_t i = 0; i < count; i++) {
         ks_device device;
         ks_table table;
-        models m = {0};
-        ks_status status = ks_seed_read(&seeds[i], &device, take, &m);
+        int fitted = 0;
+        ks_status status = ks_seed_read(&seeds[i], &device, usable, &fitted);
         if (status != KS_OK) fail_msg("%s", ks_status_message(status));
-        assert_true(*device.name);
+        assert_true(*device.name && fitted > 0);
         status = ks_csv_read_text(seeds[i].csv, seeds[i].csv_bytes, seeds[i].name, KS_CSV_KSAUTO, false, &table);
         if (status != KS_OK) fail_msg("%s", ks_status_message(status));
         for (size_t row = 0; row < table.count; row++) assert_string_equal(table.rows[row].device, device.name);
         ks_table_free(&table);
     }
+}
+
+/* The shipped rows of a device, as cases of one type and layout; the seed must be there. */
+static void shipped_cases(const char *name, ks_type type, ks_layout layout, ks_cases *cases)
+{
+    size_t count, i = 0;
+    ks_device device;
+    ks_table table;
+    const ks_seed *seeds = ks_seeds(&count);
+    while (i < count && (ks_seed_read(&seeds[i], &device, no_model, NULL) != KS_OK || strcmp(device.name, name) != 0))
+        i++;
+    assert_true(i < count);
+    assert_int_equal(ks_csv_read_text(seeds[i].csv, seeds[i].csv_bytes, seeds[i].name, KS_CSV_KSAUTO, false, &table),
+                     KS_OK);
+    ks_device_assume_rates(&device);
+    assert_int_equal(ks_cases_build(table.rows, table.count, &device, type, layout, KS_TIME, cases), KS_OK);
+    ks_table_free(&table);
+}
+
+/* What was measured of a kernel; NaN: nothing. */
+static double measured_s(const ks_cases *cases, const ks_case *c, const char *kernel)
+{
+    for (int q = 0; q < cases->kernels; q++)
+        if (strcmp(cases->kernel[q]->name, kernel) == 0) return c->value[q];
+    return NAN;
+}
+
+/* Of every candidate, if it was measured. */
+static void assert_as_measured(const ks_advice *a, const ks_cases *cases, const ks_case *c)
+{
+    for (int q = 0; q < a->candidate_count; q++) {
+        const double factor = a->candidates[q].time_s / measured_s(cases, c, a->candidates[q].kernel);
+        if (factor > 3 || factor < 1. / 3)
+            fail_msg("(%d,%d,%d,%d) batch %d: %s is predicted at %.2f times what was measured", (int)c->problem.a,
+                     (int)c->problem.b, (int)c->problem.c, (int)c->problem.d, (int)c->problem.batch,
+                     a->candidates[q].kernel, factor);
+    }
+}
+
+/* Advice for a GPU that is elsewhere, in a build with its kernels or without: its times are those that were measured, it loses
+ * little, and it is hardly ever for a kernel that cannot do the problem. The rows are those that the models were fitted to:
+ * this is no judgement of the fit, only of its being read as it was meant. */
+static void test_advice(void **state)
+{
+    enum { CLOSELY = 20 };
+    static const char name[] = "NVIDIA H100 80GB HBM3";
+    const ks_options options = {.store = "", .device = name};
+    ks_context *ctx = context_open(&options);
+    (void)state;
+    for (int layout = 0; layout < KS_NLAYOUTS; layout++) {
+        ks_cases cases;
+        double regret = 0;
+        int impossible = 0;
+        shipped_cases(name, KS_F16, (ks_layout)layout, &cases);
+        assert_true(cases.count >= CLOSELY);
+        for (int i = 0; i < cases.count; i++) {
+            const ks_case *c = &cases.items[i];
+            ks_advice a;
+            assert_int_equal(ks_advise(ctx, &c->problem, &a), KS_OK);
+            assert_int_equal(a.source, KS_FROM_SEEDS);
+            assert_string_equal(a.source_device, name);
+            if (i % (cases.count / CLOSELY) == 0) assert_as_measured(&a, &cases, c);
+            const double chosen_s = measured_s(&cases, c, a.kernel);
+            if (isnan(chosen_s))
+                impossible++;
+            else
+                regret += chosen_s / c->value[ks_case_best(&cases, c, -1)] - 1;
+        }
+        regret /= cases.count;
+        print_message("batch-%s: %d problems, mean regret %.2f %%, %d kernels that were not measured\n",
+                      ks_layout_name((ks_layout)layout), cases.count, 100 * regret, impossible);
+        assert_true(regret < 0.1);
+        assert_true(impossible <= cases.count / 20);
+        ks_cases_free(&cases);
+    }
+    ks_close(ctx);
 }
 
 static void test_read(void **state)
@@ -242,15 +340,50 @@ static void test_write(void **state)
     ks_store_close(store);
 }
 
+/* Into a store, and out again. */
+static void test_import(void **state)
+{
+    const char *json_path = sandbox_path(state, "s.json"), *csv_path = sandbox_path(state, "s.csv"),
+               *none = sandbox_path(state, "none"), *out_json = sandbox_path(state, "out.json"),
+               *out_csv = sandbox_path(state, "out.csv");
+    const ks_device in = {.backend = KS_CUDA, .name = "A GPU", .units = 7, .copy_bytes_per_s = 1e12 / 3};
+    const ks_problem p = {1, 2, 3, 4, 5, KS_F16, KS_BATCH_LAST, KS_MATH_F32};
+    const ks_measurement m = known_row(in.name, &p, "their.own", KS_FUSED, 1e-5);
+    ks_store *store = opened(sandbox_path(state, "s.db"), KS_STORE_WRITE);
+    assert_int_equal(ks_store_put_device(store, &in), KS_OK);
+    known_put_row(store, &m);
+    known_put_text(store, in.name, KS_F16, KS_BATCH_LAST, "{\"w\":[0.25]}");
+    assert_int_equal(ks_seed_write(store, in.name, json_path, csv_path), KS_OK);
+    ks_store_close(store);
+
+    ks_device out = {0};
+    int64_t added;
+    store = opened(sandbox_path(state, "t.db"), KS_STORE_WRITE);
+    assert_int_equal(ks_seed_import(store, json_path, csv_path, &out, &added), KS_OK);
+    assert_memory_equal(&in, &out, sizeof in);
+    assert_int_equal(added, 1);
+    assert_int_equal(ks_seed_write(store, in.name, out_json, out_csv), KS_OK);
+    size_t json_bytes, csv_bytes;
+    char *json = file_read(json_path, &json_bytes), *csv = file_read(csv_path, &csv_bytes);
+    file_assert_equal(out_json, json, json_bytes);
+    file_assert_equal(out_csv, csv, csv_bytes);
+    free(json);
+    free(csv);
+    assert_failure(ks_seed_import(store, none, csv_path, &out, &added), KS_ERR_IO, none, NULL);
+    assert_failure(ks_seed_import(store, json_path, none, &out, &added), KS_ERR_IO, none, NULL);
+    file_write(none, "", 0);
+    assert_failure(ks_seed_import(store, none, csv_path, &out, &added), KS_ERR_PARSE, none, "not JSON");
+    assert_failure(ks_seed_import(store, csv_path, csv_path, &out, &added), KS_ERR_PARSE, csv_path, "not JSON");
+    ks_store_close(store);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, sandbox_enter, sandbox_leave)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_shipped),
-        TEST(test_read),
-        TEST(test_malformed),
-        TEST(test_write),
+        TEST(test_shipped),   TEST(test_advice), TEST(test_read),
+        TEST(test_malformed), TEST(test_write),  TEST(test_import),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,12 +111,49 @@ static int db_check(cli *c, int argc, char **argv)
     return status == KS_OK ? code : cli_fail("%s: %s", path, ks_status_message(status));
 }
 
+/* What `db export --seed` wrote: P.json and P.csv. */
+static int import_seed(const cli *c, const char *prefix)
+{
+    char path[4096], *json = NULL, *csv = NULL;
+    ks_store *store = NULL;
+    ks_device device;
+    int64_t added;
+    int code = open_store(c, KS_STORE_WRITE, path, sizeof path, &store);
+    if (code != CLI_GO_ON) return code;
+    if (asprintf(&json, "%s.json", prefix) < 0) json = NULL;
+    if (asprintf(&csv, "%s.csv", prefix) < 0) csv = NULL;
+    if (!json || !csv) {
+        code = cli_fail("not enough memory");
+        goto done;
+    }
+    ks_status status = ks_seed_import(store, json, csv, &device, &added);
+    code = status == KS_OK ? CLI_DONE : cli_status(status);
+    if (status != KS_OK) goto done;
+    if (c->json) {
+        cJSON *object = cli_result_json();
+        cJSON_AddStringToObject(object, "path", path);
+        cJSON_AddStringToObject(object, "device", device.name);
+        cli_add_integer(object, "added", added);
+        code = cli_print_json(object);
+    } else {
+        printf("%s: %" PRId64 " rows added to %s\n", device.name, added, path);
+    }
+done:
+    ks_store_close(store);
+    free(json);
+    free(csv);
+    return code;
+}
+
 static int db_import(cli *c, int argc, char **argv)
 {
+    bool seed = false;
     const char *format_name = "ksauto";
     ks_objective objective = KS_TIME;
     const cli_option options[] = {
         {"format", CLI_TEXT, &format_name, "FORMAT", "ksauto (default): the store's own; ksmm: the paper's tables",
+         false},
+        {"seed", CLI_FLAG, &seed, NULL, "FILE.json and FILE.csv, as `db export --seed` writes them: models, too",
          false},
         {"objective", CLI_OBJECTIVE, &objective, "WHAT", "energy: a ksmm table's median is millijoules, not time",
          false},
@@ -134,6 +171,7 @@ static int db_import(cli *c, int argc, char **argv)
         options, argc, argv, 1, 1, &arguments, NULL);
     if (code != CLI_GO_ON) return code;
     const char *file = arguments[0];
+    if (seed) return import_seed(c, file);
     bool from_stdin = strcmp(file, "-") == 0;
     if (ks_csv_format_parse(format_name, &format) != KS_OK)
         return cli_misuse("db import", "--format '%s': valid: ksauto, ksmm", format_name);

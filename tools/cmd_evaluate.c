@@ -31,6 +31,7 @@ static bool take(void *user, const ks_model_row *row)
     if (row->type != w->type || row->layout != w->layout || row->objective != w->objective) return true;
     w->measured = row->rows;
     w->status = ks_model_parse(row->json, &w->model);
+    if (w->status == KS_OK) w->status = ks_model_usable(w->model);
     return false;
 }
 

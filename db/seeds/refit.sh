@@ -1,0 +1,26 @@
+#!/bin/sh
+# Fits the models of seeds anew, from the measurements beside them. Needs jq.
+#
+#     sh db/seeds/refit.sh KSAUTO PREFIX...        # e.g. build/release/ksauto db/seeds/nvidia-h200
+#
+# KSAUTO is a built command. One that has the device's kernels writes PREFIX.json; one that lacks them PREFIX.generic.json.
+# Models of types that PREFIX.csv has no rows of stay as they are. The CSV is not touched.
+set -eu
+[ $# -ge 2 ] || { echo "usage: $0 KSAUTO PREFIX..." >&2; exit 2; }
+ksauto=$1
+shift
+draft=$(mktemp -d)
+trap 'rm -r "$draft"' EXIT
+export KSAUTO_DB="$draft/store.db"
+for prefix; do
+    rm -f "$KSAUTO_DB"*
+    device=$(jq -r .device.name "$prefix.json")
+    "$ksauto" db import --seed "$prefix"
+    "$ksauto" fit --device "$device"
+    "$ksauto" db export --seed "$device" --out-prefix "$draft/seed"
+    if jq -e 'any(.models[].model.kernels[]; .terms == "generic")' "$draft/seed.json" >/dev/null; then
+        cp "$draft/seed.json" "$prefix.generic.json"
+    else
+        cp "$draft/seed.json" "$prefix.json"
+    fi
+done
