@@ -9,7 +9,14 @@
 #include "rows.h"
 #include "sizes.h"
 
-enum { PAGE_BYTES = 4096, RUN_BYTES = 256, GROUP_BYTES = 1024, LINE_BYTES = 64, TASKS_PER_THREAD = 16 };
+enum {
+    PAGE_BYTES = 4096,
+    RUN_BYTES = 256,
+    GROUP_BYTES = 1024,
+    LINE_BYTES = 64,
+    TASKS_PER_THREAD = 16,
+    FEW_TASKS = 2
+};
 
 /* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
 static const double stream_bytes = 2e6;
@@ -85,18 +92,19 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     const int64_t wanted = (int64_t)device->units * TASKS_PER_THREAD;
     plan->n_task = ks_ceil_div(tiles, ks_min(tiles, ks_ceil_div(wanted, groups))) * plan->n_group;
     plan->tasks_n = ks_ceil_div(p->batch, plan->n_task);
-    const int64_t so_far = groups * plan->tasks_n;
-    const int64_t splits = so_far >= device->units ? 1 : ks_ceil_div(device->units, so_far);
-    plan->j_task = ks_min(p->b, ks_round_up(ks_ceil_div(p->b, splits), core->rows));
-    plan->j_chunk = ks_min(plan->j_chunk, plan->j_task);
-    plan->tasks_j = ks_ceil_div(p->b, plan->j_task);
-
     /* Reading X where it lies, time and again, wants rows that start on lines and do not all fall on the same sets of the
      * cache. */
     const int64_t step = p->d * p->batch * size;
     const bool apart = step % LINE_BYTES == 0 && step % PAGE_BYTES != 0;
     plan->direct = !first && !plan->dot && size == real && (p->b <= core->rows || apart);
     plan->direct_y = !first && !plan->dot && size == real;
+    /* Rows of K are shared out where there are too few tasks; among few and unequal ones, where no packing is done twice. */
+    const int64_t so_far = groups * plan->tasks_n, least = (int64_t)device->units * (plan->direct ? FEW_TASKS : 1);
+    const int64_t splits = so_far >= least ? 1 : ks_ceil_div(least, so_far);
+    plan->j_task = ks_min(p->b, ks_round_up(ks_ceil_div(p->b, splits), core->rows));
+    plan->j_chunk = ks_min(plan->j_chunk, plan->j_task);
+    plan->tasks_j = ks_ceil_div(p->b, plan->j_task);
+
     plan->cold_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
     plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
