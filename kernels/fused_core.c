@@ -1,14 +1,16 @@
-/* The core of fused.cpu: pack a tile of X, multiply it in registers, write the tile of Y.
+/* The core of fused.cpu: pack a tile of X, multiply it in registers, write the tile of Y. (That of fused.cpu.rows, whose lanes
+ * run otherwise, is in fused_rows_task.h.)
  *
  * One idea serves every layout and type: the batch runs along the vector lanes. A tile of X is packed once into cache
  * as [block][k][sample] in the type of the sums; then the register tile multiplies a run of rows of K, broadcast value
  * by value straight from their b x c block (block order needs no packing), with vectors of samples. Batch-last data
- * already runs along the samples, so packing is a copy; batch-first data is transposed in registers, vector by vector,
- * on the way in and on the way out; memory works behind the arithmetic by fetching ahead. The layout, d, and the element type exist only in pack
- * and unpack; the register tile is one function.
+ * already runs along the samples: it is read and written where it lies, and copied only where its type or its place in the
+ * cache asks for it. Batch-first data is transposed in registers, vector by vector, on the way in and on the way out;
+ * memory works behind the arithmetic by fetching ahead. The layout, d, and the element type exist only in pack and
+ * unpack; the register tile is one function.
  *
- * Considered and not built: vectors along l (needs d >= 16 and weights in another order); vectors along b (weights transposed in every
- * call, a loss at small batch); copying K into panels (K's rows are short and re-read from L1 and L2 anyway).
+ * Considered and not built: vectors along l alone, for d >= lanes (X comes by whole lines for every k: tried, slower);
+ * copying K into panels (K's rows are short and re-read from L1 and L2 anyway).
  *
  * Compiled once per instruction set (the vector's width follows the compiler's target) and, with KS_CORE_F64, once more
  * for float64 sums. Vectors are the compilers' vector extension; only transposes and half conversions name intrinsics. */
