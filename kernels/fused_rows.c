@@ -6,7 +6,7 @@
 #include "rows.h"
 #include "sizes.h"
 
-enum { LINE_BYTES = 64, TASKS_PER_THREAD = 4, SAMPLES_LEAST = 256 };
+enum { LINE_BYTES = 64, TASKS_PER_THREAD = 4, SAMPLES_LEAST = 256, FEW_SAMPLES = 1024 };
 
 /* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
 static const double stream_bytes = 2e6;
@@ -36,13 +36,17 @@ static ks_rows_plan plan_of(const ks_problem *p, const ks_device *device)
 {
     const ks_fused_core *core = ks_fused_core_for(p->type);
     const int64_t size = (int64_t)ks_type_bytes(p->type), real = p->type == KS_F64 ? 8 : 4;
-    ks_rows_plan plan = {.vectors = ks_ceil_div(p->b * p->d, core->lanes),
-                         .ig = ks_max(1, ks_min(k_most(device) / block_bytes(p), p->a))};
+    const int64_t units = device->units, most = ks_max(1, ks_min(k_most(device) / block_bytes(p), p->a));
+    ks_rows_plan plan = {.vectors = ks_ceil_div(p->b * p->d, core->lanes), .tasks_i = ks_ceil_div(p->a, most)};
+    /* Threads share the super-blocks evenly, also where the samples are too few for weights to be put in order twice;
+     * else samples, so that a thread reads them from end to end. */
+    if (plan.tasks_i > 1 || p->batch < FEW_SAMPLES) plan.tasks_i = ks_min(ks_round_up(plan.tasks_i, units), p->a);
+    plan.ig = ks_ceil_div(p->a, plan.tasks_i);
     plan.tasks_i = ks_ceil_div(p->a, plan.ig);
-    const int64_t wanted = ks_ceil_div((int64_t)device->units * TASKS_PER_THREAD, plan.tasks_i);
+    const int64_t wanted = ks_ceil_div(units * TASKS_PER_THREAD, plan.tasks_i);
     plan.tasks_n = ks_max(1, ks_min(wanted, p->batch / SAMPLES_LEAST));
-    if (plan.tasks_i * plan.tasks_n < device->units) /* idle threads cost more than weights put in order again */
-        plan.tasks_n = ks_max(1, ks_min(ks_ceil_div(device->units, plan.tasks_i), p->batch / core->rows));
+    if (plan.tasks_i * plan.tasks_n < units) /* idle threads cost more than weights put in order again */
+        plan.tasks_n = ks_max(1, ks_min(ks_ceil_div(units, plan.tasks_i), p->batch / core->rows));
     plan.stream = (double)ks_y_count(p) * (double)size > stream_bytes;
     plan.k_bytes = (size_t)(plan.ig * block_bytes(p));
     plan.x_bytes = size == real ? 0 : (size_t)ks_round_up(core->rows * plan.ig * p->c * p->d * real, LINE_BYTES);
