@@ -23,9 +23,9 @@ static const ranges gpu_ranges = {128, 4096, 4096, 4096, 128, 16384, 131072};
 
 static const double common_share = 0.9, most_share_of_memory = 1.0 / 8;
 
-/* Roofline time of the largest problems. A CPU's are the larger the longer it is measured. A GPU is saturated long before, and what is large takes long: on an H100 a tenth of
- * the problems, those of 3 ms and more, took about half of a calibration. Fitted without those above 2.5 ms, the models chose
- * no worse on a panel of batch 25088. */
+/* Roofline time of the largest problems. A CPU's are the larger the longer it is measured. A GPU is saturated long before,
+ * and what is large takes long: on an H100 a tenth of the problems, those of 3 ms and more, took about half of a calibration.
+ * Fitted without those above 2.5 ms, the models chose no worse on a panel of batch 25088. */
 static const double gpu_most_s = 1e-3, cpu_most_s = 20e-3, cpu_least_most_s = 2e-3;
 
 struct ks_design {

@@ -30,11 +30,6 @@ typedef struct view {
     int64_t i_step, l_step, ld;
 } view;
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The leading dimension of a matrix of one row does not matter, and may be past what 32 bits count. */
 static int64_t row_step(int64_t rows, int64_t columns, int64_t ld)
 {
@@ -111,7 +106,7 @@ static ks_status multiply_strided(const job *g, ks_cublas_gemm *gemm, const char
     const bool all =
         p->a == 1 || p->d == 1 || (g->xv.i_step == p->d * g->xv.l_step && g->yv.i_step == p->d * g->yv.l_step);
     const bool along_l = p->d > 1 && (all || p->d >= p->a);
-    const int64_t calls = all ? 1 : least(p->a, p->d), x_step = along_l ? g->xv.l_step : g->xv.i_step,
+    const int64_t calls = all ? 1 : ks_min(p->a, p->d), x_step = along_l ? g->xv.l_step : g->xv.i_step,
                   y_step = along_l ? g->yv.l_step : g->yv.i_step, kk_step = along_l ? k_step : p->d * k_step;
     const int64_t count = p->a * p->d / calls;
     gemm->a_step = g->sample_rows ? x_step : kk_step;
@@ -123,7 +118,7 @@ static ks_status multiply_strided(const job *g, ks_cublas_gemm *gemm, const char
             const char *xc = x + (size_t)(call * (along_l ? g->xv.i_step : g->xv.l_step) + done * x_step) * size;
             const char *kc = g->k + (size_t)(call * at + done * kk_step) * size;
             char *yc = y + (size_t)(call * (along_l ? g->yv.i_step : g->yv.l_step) + done * y_step) * size;
-            gemm->count = least(count - done, PIECE);
+            gemm->count = ks_min(count - done, PIECE);
             const ks_status s =
                 ks_cublas_strided(g->handle, gemm, g->sample_rows ? xc : kc, g->sample_rows ? kc : xc, yc);
             if (s != KS_OK) return s;
@@ -136,7 +131,7 @@ static ks_status multiply(const job *g)
     const ks_problem *p = g->problem;
     const size_t size = ks_type_bytes(p->type);
     for (int64_t n0 = 0; n0 < p->batch; n0 += PIECE) {
-        const int64_t n = least(p->batch - n0, PIECE);
+        const int64_t n = ks_min(p->batch - n0, PIECE);
         ks_cublas_gemm gemm = {.type = p->type, .math = p->math, .bt = g->sample_rows, .k = p->c};
         gemm.m = g->sample_rows ? n : p->b, gemm.n = g->sample_rows ? p->b : n;
         gemm.lda = row_step(gemm.m, p->c, g->sample_rows ? g->xv.ld : p->c);
@@ -160,7 +155,7 @@ static bool strided_supports(const ks_problem *p, const ks_device *device)
 /* How many calls it takes without pointers, and whether pointers are the better way. */
 static int64_t strided_calls(const ks_problem *p)
 {
-    return p->layout == KS_BATCH_LAST ? least(p->a, p->d) : 1;
+    return p->layout == KS_BATCH_LAST ? ks_min(p->a, p->d) : 1;
 }
 
 static bool wants_pointers(const ks_problem *p)

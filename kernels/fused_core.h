@@ -49,6 +49,12 @@ typedef struct ks_fused_core {
 /* The best core for this machine and type. */
 const ks_fused_core *ks_fused_core_for(ks_type type);
 
+/* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
+enum { KS_FUSED_STREAM_BYTES = 2000000 };
+
+/* Whether every row of Y is of whole cache lines of the type of the sums: only such go past the caches. */
+bool ks_fused_whole_lines(const ks_problem *problem);
+
 /* The best core's copy: what the machine's copy rate is measured with. */
 void ks_fused_copy(char *to, const char *from, size_t bytes);
 

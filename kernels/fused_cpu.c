@@ -18,9 +18,6 @@ enum {
     FEW_TASKS = 2
 };
 
-/* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
-static const double stream_bytes = 2e6;
-
 const ks_fused_core *ks_fused_core_for(ks_type type)
 {
     const bool f64 = type == KS_F64;
@@ -29,6 +26,13 @@ const ks_fused_core *ks_fused_core_for(ks_type type)
     if (ks_cpu_has_avx2()) return f64 ? &ks_fused_core_avx2_f64 : &ks_fused_core_avx2;
 #endif
     return f64 ? &ks_fused_core_portable_f64 : &ks_fused_core_portable;
+}
+
+bool ks_fused_whole_lines(const ks_problem *p)
+{
+    const int64_t size = (int64_t)ks_type_bytes(p->type);
+    const int64_t row = p->layout == KS_BATCH_FIRST ? p->a * p->b * p->d : p->batch;
+    return size >= (int64_t)sizeof(float) && row * size % LINE_BYTES == 0;
 }
 
 void ks_fused_copy(char *to, const char *from, size_t bytes)
@@ -107,7 +111,7 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
 
     plan->cold_k = plan->n_task <= 2 * plan->n_tile; /* else K is found in cache */
     plan->own_y = !plan->dot;
-    plan->stream = (double)ks_y_count(p) * (double)size > stream_bytes;
+    plan->stream = (double)ks_y_count(p) * (double)size > KS_FUSED_STREAM_BYTES;
     plan->x_bytes = (size_t)ks_round_up(x_bytes * group, LINE_BYTES);
     plan->y_bytes = (size_t)ks_round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
@@ -167,11 +171,7 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
 static ks_status run(const ks_problem *p, const ks_run_args *args)
 {
     ks_fused_plan plan = *plan_of(p, args->device);
-    /* Whole lines go past the caches only where every row of Y starts on one. */
-    const int64_t row =
-        (p->layout == KS_BATCH_FIRST ? p->a * p->b * p->d : p->batch) * (int64_t)ks_type_bytes(p->type);
-    if (ks_type_bytes(p->type) < sizeof(float) || row % LINE_BYTES != 0 || (uintptr_t)args->y % LINE_BYTES != 0)
-        plan.stream = false;
+    if (!ks_fused_whole_lines(p) || (uintptr_t)args->y % LINE_BYTES != 0) plan.stream = false;
     if (plan.stream) plan.own_y = false;
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;

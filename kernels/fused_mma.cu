@@ -1,6 +1,7 @@
 /* fused.cuda.mma: the row of the kernel table, and its planner. What runs on the device is fused_mma.cuh. */
 #include "fused_mma_plan.cuh"
 #include "launch.cuh"
+#include "sizes.h"
 
 extern "C" {
 #include "cuda.h"
@@ -13,21 +14,6 @@ extern "C" {
 
 namespace ks_mma
 {
-
-namespace
-{
-
-int64_t ceil_div(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
-int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-} /* namespace */
 
 const variant *shapes_for(const ks_problem *p, int *count)
 {
@@ -170,8 +156,8 @@ static double total_s(double memory, double busy)
 static void try_shape(const variant *v, const task &t, cut *best)
 {
     const ks_problem *p = t.problem;
-    const int64_t j_tiles = ceil_div(p->b, v->TJ), l_tiles = ceil_div(p->d, v->TL),
-                  n_tiles = ceil_div(p->batch, v->TN), steps = ceil_div(p->c, v->KS);
+    const int64_t j_tiles = ks_ceil_div(p->b, v->TJ), l_tiles = ks_ceil_div(p->d, v->TL),
+                  n_tiles = ks_ceil_div(p->batch, v->TN), steps = ks_ceil_div(p->c, v->KS);
     const double size = v->size, unit_count = (double)t.units, run = v->TL * size;
     const double piece = v->READER == LAST || l_tiles == 1 ? INFINITY : smaller(128, run);
     const double l2_xy = (t.x * (double)j_tiles + t.y) * (1 + request_bytes / piece);
@@ -196,8 +182,8 @@ static void try_shape(const variant *v, const task &t, cut *best)
             if (siblings > most_blocks) break;
             if (together == 0 && siblings == 1) continue; /* the same cut again */
             const int64_t rounds = together < 0 ? j_tiles * l_tiles : l_tiles / divisors[together];
-            const int64_t units = p->a * rounds * n_tiles, teams = least(most_blocks / siblings, units);
-            const int64_t longest = ceil_div(units, teams);
+            const int64_t units = p->a * rounds * n_tiles, teams = ks_min(most_blocks / siblings, units);
+            const int64_t longest = ks_ceil_div(units, teams);
             const double blocks = (double)(teams * siblings);
             const double k_traffic = resident ? blocks * v->TL * v->TJ * (double)p->c * size
                                               : (double)n_tiles * t.k * (double)(v->TJ * j_tiles) / (double)p->b;
@@ -219,9 +205,9 @@ static void fill_in(plan *out, const cut &c, const task &t)
 {
     const ks_problem *p = t.problem;
     const variant *v = c.shape;
-    const int64_t j_tiles = ceil_div(p->b, v->TJ), l_tiles = ceil_div(p->d, v->TL);
+    const int64_t j_tiles = ks_ceil_div(p->b, v->TJ), l_tiles = ks_ceil_div(p->d, v->TL);
     const bool last = v->READER == LAST;
-    const room r = room_of(v, t.shared_most, ceil_div(p->c, v->KS), c.resident);
+    const room r = room_of(v, t.shared_most, ks_ceil_div(p->c, v->KS), c.resident);
     out->shape = v;
     out->seconds = c.seconds;
     out->dram_bytes = c.dram_bytes, out->l2_bytes = c.l2_bytes, out->step_cycles = step_cycles(v);
@@ -231,10 +217,10 @@ static void fill_in(plan *out, const cut &c, const task &t)
     a.batch = p->batch, a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d;
     a.x_row = (last ? p->d * p->batch : p->a * p->c * p->d) * v->size;
     a.y_row = (last ? p->d * p->batch : p->a * p->b * p->d) * v->size;
-    a.n_tiles = ceil_div(p->batch, v->TN), a.j_tiles = (int)j_tiles;
+    a.n_tiles = ks_ceil_div(p->batch, v->TN), a.j_tiles = (int)j_tiles;
     a.siblings = (int)c.siblings, a.teams = (int)c.teams, a.rounds = (int)(j_tiles * l_tiles / c.siblings);
     a.units = p->a * a.rounds * a.n_tiles;
-    a.slabs = (int)ceil_div(p->c, v->TK), a.stages = (int)r.stages;
+    a.slabs = (int)ks_ceil_div(p->c, v->TK), a.stages = (int)r.stages;
     a.resident = c.resident, a.staging = (int)r.staging;
     a.wide_stores = p->b * p->d * v->size % 16 == 0;
 }
@@ -299,10 +285,10 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
     const plan *best = best_plan(p, device);
     for (int t = 0; t < KS_NTERMS; t++) terms[t] = 0;
     if (!best) return;
-    const double longest = (double)ceil_div(best->args.units, best->args.teams);
+    const double longest = (double)ks_ceil_div(best->args.units, best->args.teams);
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = best->dram_bytes;
-    terms[KS_TERM_FLOPS] = longest * (double)ceil_div(p->c, best->shape->KS) * best->step_cycles * 1000;
+    terms[KS_TERM_FLOPS] = longest * (double)ks_ceil_div(p->c, best->shape->KS) * best->step_cycles * 1000;
     terms[KS_TERM_SHUFFLE] = best->l2_bytes;
     terms[KS_TERM_CALLS] = longest * best->args.slabs;
 }

@@ -8,9 +8,6 @@
 
 enum { LINE_BYTES = 64, TASKS_PER_THREAD = 4, SAMPLES_LEAST = 256, FEW_SAMPLES = 1024 };
 
-/* Y larger than this will not be found in the caches by whoever reads it next: write past them. */
-static const double stream_bytes = 2e6;
-
 static int64_t k_most(const ks_device *device)
 {
     return (device->l2_bytes > 0 ? device->l2_bytes : 512 << 10) / 2;
@@ -47,7 +44,7 @@ static ks_rows_plan plan_of(const ks_problem *p, const ks_device *device)
     plan.tasks_n = ks_max(1, ks_min(wanted, p->batch / SAMPLES_LEAST));
     if (plan.tasks_i * plan.tasks_n < units) /* idle threads cost more than weights put in order again */
         plan.tasks_n = ks_max(1, ks_min(ks_ceil_div(units, plan.tasks_i), p->batch / core->rows));
-    plan.stream = (double)ks_y_count(p) * (double)size > stream_bytes;
+    plan.stream = (double)ks_y_count(p) * (double)size > KS_FUSED_STREAM_BYTES;
     plan.k_bytes = (size_t)(plan.ig * block_bytes(p));
     plan.x_bytes = size == real ? 0 : (size_t)ks_round_up(core->rows * plan.ig * p->c * p->d * real, LINE_BYTES);
     return plan;
@@ -81,8 +78,7 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
 static ks_status run(const ks_problem *p, const ks_run_args *args)
 {
     ks_rows_plan plan = plan_of(p, args->device);
-    const int64_t row = p->a * p->b * p->d * (int64_t)ks_type_bytes(p->type);
-    if (ks_type_bytes(p->type) < sizeof(float) || row % LINE_BYTES != 0) plan.stream = false;
+    if (!ks_fused_whole_lines(p)) plan.stream = false;
     ks_rows_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
     ks_pool_run(plan.tasks_i * plan.tasks_n, ks_cpu_is_wide(p), ks_fused_core_for(p->type)->rows_task, &job);
     return KS_OK;

@@ -50,7 +50,7 @@ struct plan {
 /* size cut into the fewest parts of at most `most`, even ones: how long they are. */
 int64_t even_part(int64_t size, int64_t most)
 {
-    return ceil_div(size, ceil_div(size, most));
+    return ks_ceil_div(size, ks_ceil_div(size, most));
 }
 
 /* An odd multiple of 4: the 16-byte reads of 8 neighbouring l's then hit all banks once. */
@@ -65,8 +65,8 @@ bool slab_fits(const ks_problem *p, const plan &g, int slab, size_t sum_bytes)
     const bool last = p->layout == KS_BATCH_LAST;
     const int width = slab * g.bl, x_width = last ? g.bl * g.bn : width, x_rows = last ? slab : g.bn;
     return width <= g.threads && x_width <= g.threads &&
-           ceil_div(x_rows, g.threads / x_width) <= x_staged(g.large ? 8 : 4) &&
-           ceil_div(g.bj, g.threads / width) <= k_staged &&
+           ks_ceil_div(x_rows, g.threads / x_width) <= x_staged(g.large ? 8 : 4) &&
+           ks_ceil_div(g.bj, g.threads / width) <= k_staged &&
            2 * (size_t)(slab * g.bl * (g.x_pitch + g.k_pitch)) * sum_bytes <= shared_most;
 }
 
@@ -74,15 +74,15 @@ bool slab_fits(const ks_problem *p, const plan &g, int slab, size_t sum_bytes)
 void lay_out(const ks_problem *p, int side, int64_t tiles_wanted, plan *g)
 {
     const bool last = p->layout == KS_BATCH_LAST;
-    const int64_t js = ceil_div(p->b, side), ns = ceil_div(p->batch, side);
+    const int64_t js = ks_ceil_div(p->b, side), ns = ks_ceil_div(p->batch, side);
     /* In batch-last the samples lie together, and only few of them leave room for several l's. */
     const int64_t bl = !last ? even_part(p->d, 8) : p->batch < 32 ? even_part(p->d, 32 / p->batch) : 1;
     const int64_t room = threads_most / bl;
     int64_t jt = even_part(js, bl > 1 ? 8 : 16);
     /* Batch-last stages X one row of the tile at a time, so it needs a thread for each of the row's elements. */
-    const auto along_k = [&](int64_t j) { return last ? ceil_div(side, j) : 1; };
-    int64_t nt = even_part(ns, least(32, room / (jt * along_k(jt)) > 0 ? room / (jt * along_k(jt)) : 1));
-    const auto tiles = [&] { return p->a * ceil_div(p->d, bl) * ceil_div(js, jt) * ceil_div(ns, nt); };
+    const auto along_k = [&](int64_t j) { return last ? ks_ceil_div(side, j) : 1; };
+    int64_t nt = even_part(ns, ks_min(32, room / (jt * along_k(jt)) > 0 ? room / (jt * along_k(jt)) : 1));
+    const auto tiles = [&] { return p->a * ks_ceil_div(p->d, bl) * ks_ceil_div(js, jt) * ks_ceil_div(ns, nt); };
     while (tiles() < tiles_wanted && (jt > 2 || nt > 1)) {
         if (jt > 2 && jt >= nt)
             jt = (jt + 1) / 2;
@@ -94,11 +94,11 @@ void lay_out(const ks_problem *p, int side, int64_t tiles_wanted, plan *g)
     g->bl = (int)bl, g->nt = (int)nt, g->jt = (int)jt;
     g->bn = (int)nt * side, g->bj = (int)jt * side;
     g->x_pitch = pitch(g->bn), g->k_pitch = pitch(g->bj);
-    g->j_tiles = ceil_div(js, jt), g->n_tiles = ceil_div(ns, nt), g->l_tiles = ceil_div(p->d, bl);
+    g->j_tiles = ks_ceil_div(js, jt), g->n_tiles = ks_ceil_div(ns, nt), g->l_tiles = ks_ceil_div(p->d, bl);
     g->tiles = p->a * g->j_tiles * g->n_tiles * g->l_tiles;
     /* Few tiles: several threads share an output, so that more of K and X is on its way at a time. */
     const int64_t base = bl * nt * jt, aim = g->tiles < 4 * tiles_wanted ? threads_most : threads_most / 2;
-    int64_t parts = least(least(aim / base, parts_most), ceil_div(p->c, 4));
+    int64_t parts = ks_min(ks_min(aim / base, parts_most), ks_ceil_div(p->c, 4));
     if (parts < 1 || side > 4) parts = 1;
     if (parts < along_k(jt)) parts = along_k(jt);
     g->parts = (int)parts, g->threads = (int)(base * parts);
@@ -115,7 +115,7 @@ plan make_plan(const ks_problem *p, const ks_device *device)
         g.large = g.tiles >= units;
     }
     if (!g.large) lay_out(p, 4, units, &g);
-    g.slab = (int)least(p->c, g.large ? slab_most / 2 : slab_most);
+    g.slab = (int)ks_min(p->c, g.large ? slab_most / 2 : slab_most);
     while (!slab_fits(p, g, g.slab, sum_bytes))
         g.slab -= g.slab > 16 ? (g.slab - 9) % 8 + 1 : g.slab > 4 ? (g.slab - 1) % 4 + 1 : 1;
     g.shared_bytes = 2 * (size_t)(g.slab * g.bl * (g.x_pitch + g.k_pitch)) * sum_bytes;
@@ -362,7 +362,7 @@ cudaError_t launch(const ks_problem *p, const ks_run_args *args, const plan &g)
         p->layout == KS_BATCH_LAST ? multiply<T, SIDE, true, LEAST_BLOCKS> : multiply<T, SIDE, false, LEAST_BLOCKS>;
     cudaError_t e = cudaSuccess;
     for (int64_t tile = 0; e == cudaSuccess && tile < g.tiles; tile += grid_most) /* one launch, below 2^31 tiles */
-        e = ks_launch(kernel, (unsigned)least(g.tiles - tile, grid_most), g.threads, g.shared_bytes, args->stream,
+        e = ks_launch(kernel, (unsigned)ks_min(g.tiles - tile, grid_most), g.threads, g.shared_bytes, args->stream,
                       static_cast<const T *>(args->x), static_cast<const T *>(args->k), static_cast<T *>(args->y), s,
                       g, tile);
     return e;
@@ -403,8 +403,9 @@ void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NT
 {
     const plan g = make_plan(p, device);
     const double units = device->units > 0 ? device->units : 1, side = g.large ? 8 : 4;
-    const double waves = g.tiles < 1000 * units ? (double)ceil_div(g.tiles, (int64_t)units) : (double)g.tiles / units;
-    const double slabs = (double)ceil_div(p->c, g.slab), depth = slabs * g.slab;
+    const double waves =
+        g.tiles < 1000 * units ? (double)ks_ceil_div(g.tiles, (int64_t)units) : (double)g.tiles / units;
+    const double slabs = (double)ks_ceil_div(p->c, g.slab), depth = slabs * g.slab;
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
     terms[KS_TERM_FLOPS] = 2 * waves * units * (double)g.bl * g.bn * g.bj * depth * (1 + 4 / side) / 1.5;

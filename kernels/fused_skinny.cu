@@ -154,8 +154,8 @@ template <class T> cudaError_t launch_type(const arguments &p, int64_t blocks, v
 
 int64_t block_count(const ks_problem *p)
 {
-    const int64_t n_tiles = ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
-    return ceil_div(p->b, TJ) * n_tiles * p->a * p->d;
+    const int64_t n_tiles = ks_ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
+    return ks_ceil_div(p->b, TJ) * n_tiles * p->a * p->d;
 }
 
 bool supports(const ks_problem *p, const ks_device *device)
@@ -171,9 +171,9 @@ size_t workspace_bytes(const ks_problem *, const ks_device *)
 
 void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = device->units > 0 ? device->units : 1, again = (double)ceil_div(p->b, TJ);
+    const double units = device->units > 0 ? device->units : 1, again = (double)ks_ceil_div(p->b, TJ);
     const double waves = ceil((double)block_count(p) / (units * 8));
-    const double slabs = (double)ceil_div(p->c, 64 / (int64_t)ks_type_bytes(p->type));
+    const double slabs = (double)ks_ceil_div(p->c, 64 / (int64_t)ks_type_bytes(p->type));
     const bool strided = p->layout == KS_BATCH_LAST || p->d > 1;
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
@@ -193,7 +193,8 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     g.x = static_cast<const char *>(args->x), g.k = static_cast<const char *>(args->k),
     g.y = static_cast<char *>(args->y);
     g.batch = p->batch, g.b = p->b, g.c = p->c, g.d = p->d;
-    g.j_tiles = ceil_div(p->b, TJ), g.n_tiles = ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
+    g.j_tiles = ks_ceil_div(p->b, TJ),
+    g.n_tiles = ks_ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
     const int64_t wide = first ? 1 : p->batch;
     g.x_i = p->c * p->d * wide, g.x_l = wide, g.x_n = first ? p->a * p->c * p->d : 1, g.x_k = p->d * wide;
     g.y_i = p->b * p->d * wide, g.y_l = wide, g.y_n = first ? p->a * p->b * p->d : 1, g.y_j = p->d * wide;

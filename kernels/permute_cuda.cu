@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(threads) permute_tiles(const E *__restrict__ f
 int64_t part(int64_t size, int64_t most, int64_t grain)
 {
     if (size <= most) return size;
-    return ceil_div(ceil_div(size, ceil_div(size, most)), grain) * grain;
+    return ks_ceil_div(ks_ceil_div(size, ks_ceil_div(size, most)), grain) * grain;
 }
 
 /* Runs of 128 bytes on both sides, or the whole where that is shorter than two of them; then as many samples as fit. The
@@ -172,7 +172,7 @@ tiling make_tiling(const ks_problem *p, int64_t rows, size_t size, size_t *share
     const int64_t word = size < 4 ? 4 : (int64_t)size;
     int64_t s = 1;
     while (s < 8 && t.l * s < 128 / word) s *= 2;
-    const int64_t words = ceil_div(ceil_div(t.k * (int64_t)size, word), s);
+    const int64_t words = ks_ceil_div(ks_ceil_div(t.k * (int64_t)size, word), s);
     t.l_pitch = (int)((words | 1) * s * (word / (int64_t)size));
     if (t.l == 1) t.l_pitch = t.k;
     t.n_pitch = t.l * t.l_pitch;
@@ -180,7 +180,7 @@ tiling make_tiling(const ks_problem *p, int64_t rows, size_t size, size_t *share
     t.n = (int)(fit < 1 ? 1 : fit > 512 ? 512 : fit);
     if (t.n > grain) t.n = (int)(t.n / grain * grain); /* so that runs over whole samples stay wide */
     if (t.n > t.batch) t.n = (int)t.batch;
-    t.n_tiles = ceil_div(t.batch, t.n), t.k_tiles = ceil_div(rows, t.k), t.l_tiles = ceil_div(t.d, t.l);
+    t.n_tiles = ks_ceil_div(t.batch, t.n), t.k_tiles = ks_ceil_div(rows, t.k), t.l_tiles = ks_ceil_div(t.d, t.l);
     t.tiles = t.a * t.n_tiles * t.k_tiles * t.l_tiles;
     *shared_bytes = (size_t)t.n * (size_t)t.n_pitch * size;
     return t;
@@ -272,8 +272,8 @@ ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const voi
     t.chunk = make_divisor(chunk);
     t.runs = (int)(tile_units / chunk);
     t.count = (unsigned)(t.runs * chunk);
-    t.chunks = ceil_div(t.units, chunk);
-    t.tiles = t.chunks * ceil_div(t.runs_total, t.runs);
+    t.chunks = ks_ceil_div(t.units, chunk);
+    t.tiles = t.chunks * ks_ceil_div(t.runs_total, t.runs);
     const unsigned grid = (unsigned)(t.tiles < grid_most ? t.tiles : grid_most);
     return ks_cuda_status(ks_launch(inward ? permute_runs<E, true> : permute_runs<E, false>, grid, threads, 0, stream,
                                     static_cast<const E *>(from), static_cast<E *>(to), t),
@@ -327,7 +327,7 @@ ks_status ks_permute_last(const ks_problem *p, bool inward, int64_t rows, const 
 ks_status ks_block_pointers(const ks_block_view views[3], int64_t a, int64_t d, const void **pointers, void *stream)
 {
     const pointer_job g = {{views[0], views[1], views[2]}, a, d};
-    const int64_t grid = ceil_div(a * d, threads);
+    const int64_t grid = ks_ceil_div(a * d, threads);
     return ks_cuda_status(
         ks_launch(write_pointers, (unsigned)(grid < grid_most ? grid : grid_most), threads, 0, stream, g, pointers),
         "launch of the pointers");

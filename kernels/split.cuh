@@ -2,17 +2,7 @@
 #ifndef KS_SPLIT_CUH
 #define KS_SPLIT_CUH
 
-#include <stdint.h>
-
-static inline int64_t ceil_div(int64_t a, int64_t b)
-{
-    return a / b + (a % b != 0);
-}
-
-static inline int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+#include "sizes.h"
 
 /* Divides value by `by` and returns the rest; in 32 bits, five times faster than 64, where both allow it. */
 static __device__ __forceinline__ int64_t split_off(int64_t &value, int64_t by)

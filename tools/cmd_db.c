@@ -111,7 +111,15 @@ static int db_check(cli *c, int argc, char **argv)
     return status == KS_OK ? code : cli_fail("%s: %s", path, ks_status_message(status));
 }
 
-/* What `db export --seed` wrote: P.json and P.csv. */
+/* A seed's files, malloc'ed: PREFIX.json and PREFIX.csv. */
+static int seed_files(const char *prefix, char **json, char **csv)
+{
+    if (asprintf(json, "%s.json", prefix) < 0) *json = NULL;
+    if (asprintf(csv, "%s.csv", prefix) < 0) *csv = NULL;
+    return *json && *csv ? CLI_GO_ON : cli_fail("not enough memory");
+}
+
+/* What `db export --seed` wrote. */
 static int import_seed(const cli *c, const char *prefix)
 {
     char path[4096], *json = NULL, *csv = NULL;
@@ -120,12 +128,7 @@ static int import_seed(const cli *c, const char *prefix)
     int64_t added;
     int code = open_store(c, KS_STORE_WRITE, path, sizeof path, &store);
     if (code != CLI_GO_ON) return code;
-    if (asprintf(&json, "%s.json", prefix) < 0) json = NULL;
-    if (asprintf(&csv, "%s.csv", prefix) < 0) csv = NULL;
-    if (!json || !csv) {
-        code = cli_fail("not enough memory");
-        goto done;
-    }
+    if ((code = seed_files(prefix, &json, &csv)) != CLI_GO_ON) goto done;
     ks_status status = ks_seed_import(store, json, csv, &device, &added);
     code = status == KS_OK ? CLI_DONE : cli_status(status);
     if (status != KS_OK) goto done;
@@ -226,12 +229,7 @@ static int export_seed(const cli *c, const char *device, const char *prefix)
     ks_store *store = NULL;
     int code = open_store(c, KS_STORE_READ, path, sizeof path, &store);
     if (code != CLI_GO_ON) return code;
-    if (asprintf(&json, "%s.json", prefix) < 0) json = NULL;
-    if (asprintf(&csv, "%s.csv", prefix) < 0) csv = NULL;
-    if (!json || !csv) {
-        code = cli_fail("not enough memory");
-        goto done;
-    }
+    if ((code = seed_files(prefix, &json, &csv)) != CLI_GO_ON) goto done;
     ks_status status = ks_seed_write(store, device, json, csv);
     code = status == KS_OK ? CLI_DONE : cli_status(status);
     if (status == KS_OK && c->json) {
