@@ -43,12 +43,6 @@ static bool visit_device(void *user, const ks_device *device)
     return true;
 }
 
-static bool no_model(void *user, const ks_model_row *row)
-{
-    (void)user, (void)row;
-    return false;
-}
-
 static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *store)
 {
     ks_status found = ks_device_find(wanted, &ctx->device);
@@ -64,7 +58,7 @@ static ks_status find_device(ks_context *ctx, const char *wanted, ks_store *stor
     const ks_seed *seeds = ks_seeds(&count);
     for (size_t i = 0; i < count && !s.exact; i++) {
         ks_device device;
-        if (ks_seed_read(&seeds[i], &device, no_model, NULL) == KS_OK) visit_device(&s, &device);
+        if (ks_seed_read(&seeds[i], &device, NULL, NULL) == KS_OK) visit_device(&s, &device);
     }
     if (!s.exact && s.partial != 1)
         return ks_fail(KS_ERR_DEVICE,
@@ -147,7 +141,7 @@ static void read_seeds(ks_context *ctx)
     double least = INFINITY;
     ks_device device, best = {0};
     for (size_t i = 0; i < count; i++) {
-        if (ks_seed_read(&seeds[i], &device, no_model, NULL) != KS_OK) continue;
+        if (ks_seed_read(&seeds[i], &device, NULL, NULL) != KS_OK) continue;
         const double d = strcmp(device.name, ctx->device.name) == 0 ? -1 : distance(&device, &ctx->device);
         if (d < least) least = d, nearest = i, best = device;
     }

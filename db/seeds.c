@@ -1,8 +1,8 @@
 /* Seeds as structs and back. The data itself is linked in by seeds_data.c, which seeds.cmake writes.
  *
  * JSON goes through cJSON. It writes and reads numbers with the process's locale, so both happen under the C locale,
- * set for this thread alone. A model is an object inside the seed and text everywhere else: it is printed for visitors
- * and parsed for the file, and what it says is calib/model.c's business. */
+ * set for this thread alone. A model is text here, one line of a seed: what it says is calib/model.c's business, and
+ * whoever only wants to know which device a seed is of does not pay for its models. */
 #include "seeds.h"
 #include "csv.h"
 #include "error.h"
@@ -63,141 +63,163 @@ static void leave_c_locale(c_locale c)
 
 /* --- reading ----------------------------------------------------------------------------------------------- */
 
-static ks_status fail_field(const ks_seed *seed, const char *field, const char *what)
+/* A seed's text as lines; the current one is not terminated. */
+typedef struct lines {
+    const ks_seed *seed;
+    const char *line, *next;
+    size_t bytes;
+    int number; /* from 1 */
+} lines;
+
+static bool next_line(lines *in)
 {
-    return ks_fail(KS_ERR_PARSE, "seed %s: \"%s\" %s", seed->name, field, what);
+    const char *end = in->seed->text + in->seed->bytes;
+    in->number++;
+    if (in->next == end) return false;
+    const char *stop = memchr(in->next, '\n', (size_t)(end - in->next));
+    in->line = in->next;
+    in->bytes = (size_t)((stop ? stop : end) - in->line);
+    in->next = stop ? stop + 1 : end;
+    return true;
+}
+
+static ks_status fail_field(const lines *in, const char *field, const char *what)
+{
+    return ks_fail(KS_ERR_PARSE, "seed %s, line %d: \"%s\" %s", in->seed->name, in->number, field, what);
+}
+
+/* The current line; the caller deletes the object. */
+static ks_status parse_line(const lines *in, cJSON **object)
+{
+    c_locale locale = enter_c_locale();
+    *object = cJSON_ParseWithLength(in->line, in->bytes);
+    leave_c_locale(locale);
+    if (cJSON_IsObject(*object)) return KS_OK;
+    cJSON_Delete(*object);
+    *object = NULL;
+    return ks_fail(KS_ERR_PARSE, "seed %s, line %d: is not a JSON object", in->seed->name, in->number);
 }
 
 /* An absent number is 0. */
-static ks_status get_number(const ks_seed *seed, const cJSON *object, const char *field, double high, double *out)
+static ks_status get_number(const lines *in, const cJSON *object, const char *field, double high, double *out)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, field);
     *out = 0;
     if (!item) return KS_OK;
     if (!cJSON_IsNumber(item) || !(item->valuedouble >= 0 && item->valuedouble <= high))
-        return fail_field(seed, field, "is not a possible number");
+        return fail_field(in, field, "is not a possible number");
     *out = item->valuedouble;
     return KS_OK;
 }
 
 /* An absent text is "". */
-static ks_status get_text(const ks_seed *seed, const cJSON *object, const char *field, char *out, size_t size)
+static ks_status get_text(const lines *in, const cJSON *object, const char *field, char *out, size_t size)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, field);
     *out = '\0';
     if (!item) return KS_OK;
     if (!cJSON_IsString(item) || strlen(item->valuestring) >= size)
-        return fail_field(seed, field, "is not a text, or too long");
+        return fail_field(in, field, "is not a text, or too long");
     strcpy(out, item->valuestring);
     return KS_OK;
 }
 
-static ks_status read_device(const ks_seed *seed, const cJSON *object, ks_device *device)
+static ks_status read_device(const lines *in, const cJSON *object, ks_device *device)
 {
     const double exact = 9007199254740992.0; /* 2^53: JSON's numbers are doubles */
     char backend[8];
     double number;
     ks_status status;
-    if (!cJSON_IsObject(object)) return fail_field(seed, "device", "is not an object");
     for (int i = 0; i < TEXTS; i++) {
-        status = get_text(seed, object, texts[i].name, (char *)device + texts[i].at, texts[i].bytes);
+        status = get_text(in, object, texts[i].name, (char *)device + texts[i].at, texts[i].bytes);
         if (status != KS_OK) return status;
     }
-    if (!*device->name) return fail_field(seed, "name", "is missing or empty");
-    if ((status = get_text(seed, object, "backend", backend, sizeof backend)) != KS_OK) return status;
+    if (!*device->name) return fail_field(in, "name", "is missing or empty");
+    if ((status = get_text(in, object, "backend", backend, sizeof backend)) != KS_OK) return status;
     if (strcmp(backend, backend_names[KS_CUDA]) == 0)
         device->backend = KS_CUDA;
     else if (strcmp(backend, backend_names[KS_CPU]) != 0)
-        return fail_field(seed, "backend", "is neither \"cpu\" nor \"cuda\"");
-    if ((status = get_number(seed, object, "units", INT_MAX, &number)) != KS_OK) return status;
+        return fail_field(in, "backend", "is neither \"cpu\" nor \"cuda\"");
+    if ((status = get_number(in, object, "units", INT_MAX, &number)) != KS_OK) return status;
     device->units = (int)number;
     for (int i = 0; i < SIZES; i++) {
-        if ((status = get_number(seed, object, sizes[i].name, exact, &number)) != KS_OK) return status;
+        if ((status = get_number(in, object, sizes[i].name, exact, &number)) != KS_OK) return status;
         *(int64_t *)(void *)((char *)device + sizes[i].at) = (int64_t)number;
     }
-    if ((status = get_number(seed, object, "copy_bytes_per_s", 1e300, &device->copy_bytes_per_s)) != KS_OK)
+    if ((status = get_number(in, object, "copy_bytes_per_s", 1e300, &device->copy_bytes_per_s)) != KS_OK)
         return status;
     const cJSON *rates = cJSON_GetObjectItemCaseSensitive(object, "gemm_flops_per_s");
-    if (rates && !cJSON_IsObject(rates)) return fail_field(seed, "gemm_flops_per_s", "is not an object");
+    if (rates && !cJSON_IsObject(rates)) return fail_field(in, "gemm_flops_per_s", "is not an object");
     for (int type = 0; rates && type < KS_NTYPES; type++) {
-        status = get_number(seed, rates, ks_type_name((ks_type)type), 1e300, &device->gemm_flops_per_s[type]);
+        status = get_number(in, rates, ks_type_name((ks_type)type), 1e300, &device->gemm_flops_per_s[type]);
         if (status != KS_OK) return status;
     }
     return KS_OK;
 }
 
-/* row->json is NULL; the caller prints the model. */
-static ks_status read_model(const ks_seed *seed, const cJSON *object, const char *device, ks_model_row *row)
+/* Of the line before a model: all of the row but its json. */
+static ks_status read_record(const lines *in, const cJSON *object, ks_model_row *row)
 {
     char word[16];
     double number;
     ks_status status;
-    *row = (ks_model_row){0};
-    strcpy(row->device, device);
-    if (!cJSON_IsObject(object)) return fail_field(seed, "models", "holds something that is not an object");
-    if ((status = get_text(seed, object, "type", word, sizeof word)) != KS_OK) return status;
-    if (ks_type_parse(word, &row->type) != KS_OK) return fail_field(seed, "type", "of a model is unknown");
-    if ((status = get_text(seed, object, "layout", word, sizeof word)) != KS_OK) return status;
-    if (ks_layout_parse(word, &row->layout) != KS_OK) return fail_field(seed, "layout", "of a model is unknown");
-    if ((status = get_text(seed, object, "objective", word, sizeof word)) != KS_OK) return status;
+    if ((status = get_text(in, object, "type", word, sizeof word)) != KS_OK) return status;
+    if (ks_type_parse(word, &row->type) != KS_OK) return fail_field(in, "type", "of a model is unknown");
+    if ((status = get_text(in, object, "layout", word, sizeof word)) != KS_OK) return status;
+    if (ks_layout_parse(word, &row->layout) != KS_OK) return fail_field(in, "layout", "of a model is unknown");
+    if ((status = get_text(in, object, "objective", word, sizeof word)) != KS_OK) return status;
     if (ks_objective_parse(word, &row->objective) != KS_OK)
-        return fail_field(seed, "objective", "of a model is unknown");
-    if ((status = get_number(seed, object, "rows", INT_MAX, &number)) != KS_OK) return status;
+        return fail_field(in, "objective", "of a model is unknown");
+    if ((status = get_number(in, object, "rows", INT_MAX, &number)) != KS_OK) return status;
     row->rows = (int)number;
     row->cv_regret = NAN; /* null and absent: unknown */
     const cJSON *regret = cJSON_GetObjectItemCaseSensitive(object, "cv_regret");
     if (regret && !cJSON_IsNull(regret) &&
-        (status = get_number(seed, object, "cv_regret", 1e300, &row->cv_regret)) != KS_OK)
+        (status = get_number(in, object, "cv_regret", 1e300, &row->cv_regret)) != KS_OK)
         return status;
-    if ((status = get_number(seed, object, "fitted_at_s", 1e300, &row->fitted_at_s)) != KS_OK) return status;
-    if (!cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(object, "model")))
-        return fail_field(seed, "model", "is not an object");
+    return get_number(in, object, "fitted_at_s", 1e300, &row->fitted_at_s);
+}
+
+/* Each pair of lines that follows; visit may be NULL. */
+static ks_status read_models(lines in, const char *device, bool (*visit)(void *user, const ks_model_row *),
+                             void *user)
+{
+    bool more = true;
+    while (more && next_line(&in)) {
+        ks_model_row row = {0};
+        cJSON *record;
+        strcpy(row.device, device);
+        ks_status status = parse_line(&in, &record);
+        if (status == KS_OK) status = read_record(&in, record, &row);
+        cJSON_Delete(record);
+        if (status != KS_OK) return status;
+        if (!next_line(&in) || *in.line != '{')
+            return fail_field(&in, "model", "is not an object on a line of its own");
+        if (!visit) continue;
+        char *json = strndup(in.line, in.bytes);
+        if (!json) return ks_fail(KS_ERR_MEMORY, "seed %s: no memory for a model", in.seed->name);
+        row.json = json;
+        more = visit(user, &row);
+        free(json);
+    }
     return KS_OK;
 }
 
 ks_status ks_seed_read(const ks_seed *seed, ks_device *device, bool (*visit)(void *user, const ks_model_row *),
                        void *user)
 {
-    c_locale locale = enter_c_locale();
-    const char *stop = seed->json;
-    cJSON *root = cJSON_ParseWithLengthOpts(seed->json, seed->json_bytes, &stop, false);
-    ks_status status;
-    ks_model_row row;
+    lines in = {.seed = seed, .next = seed->text};
     ks_device read = {0};
-    if (!root) {
-        status = ks_fail(KS_ERR_PARSE, "seed %s: is not JSON (byte %td of %zu)", seed->name, stop - seed->json,
-                         seed->json_bytes);
-        goto end;
-    }
-    status = read_device(seed, cJSON_GetObjectItemCaseSensitive(root, "device"), &read);
-    if (status != KS_OK) goto end;
-    const cJSON *models = cJSON_GetObjectItemCaseSensitive(root, "models");
-    if (!cJSON_IsArray(models)) {
-        status = fail_field(seed, "models", "is not an array");
-        goto end;
-    }
+    cJSON *facts;
+    next_line(&in); /* no line is no object */
+    ks_status status = parse_line(&in, &facts);
+    if (status == KS_OK) status = read_device(&in, facts, &read);
+    cJSON_Delete(facts);
     /* all are looked at before the first is handed out: half a seed is none */
-    for (const cJSON *model = models->child; model; model = model->next)
-        if ((status = read_model(seed, model, read.name, &row)) != KS_OK) goto end;
+    if (status == KS_OK && visit) status = read_models(in, read.name, NULL, NULL);
+    if (status != KS_OK) return status;
     *device = read;
-    for (const cJSON *model = models->child; model && visit; model = model->next) {
-        if ((status = read_model(seed, model, read.name, &row)) != KS_OK) goto end;
-        char *json = cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(model, "model"));
-        if (!json) {
-            status = ks_fail(KS_ERR_MEMORY, "seed %s: no memory for a model", seed->name);
-            goto end;
-        }
-        row.json = json;
-        leave_c_locale(locale); /* visitors see the world as their caller left it */
-        bool more = visit(user, &row);
-        locale = enter_c_locale();
-        cJSON_free(json);
-        if (!more) break;
-    }
-end:
-    cJSON_Delete(root);
-    leave_c_locale(locale);
-    return status;
+    return visit ? read_models(in, read.name, visit, user) : KS_OK;
 }
 
 /* --- writing ----------------------------------------------------------------------------------------------- */
@@ -227,45 +249,78 @@ static cJSON *device_to_json(const ks_device *device)
 }
 
 typedef struct writing {
-    cJSON *models;
-    FILE *csv;
+    FILE *text, *csv;
     ks_status status;
 } writing;
+
+/* Deletes the object, too. */
+static ks_status write_line(FILE *out, cJSON *object)
+{
+    char *text = object ? cJSON_PrintUnformatted(object) : NULL;
+    cJSON_Delete(object);
+    if (!text) return ks_fail(KS_ERR_MEMORY, "no memory for a line of a seed");
+    fprintf(out, "%s\n", text);
+    cJSON_free(text);
+    return KS_OK;
+}
+
+static ks_status parse_model(const ks_model_row *row, cJSON **model)
+{
+    *model = cJSON_Parse(row->json);
+    if (cJSON_IsObject(*model)) return KS_OK;
+    cJSON_Delete(*model);
+    *model = NULL;
+    return ks_fail(KS_ERR_PARSE, "the %s, %s model of %s is not a JSON object", ks_type_name(row->type),
+                   ks_layout_name(row->layout), row->device);
+}
+
+/* NULL when memory ran out. */
+static cJSON *record_to_json(const ks_model_row *row)
+{
+    cJSON *object = cJSON_CreateObject();
+    if (cJSON_AddStringToObject(object, "type", ks_type_name(row->type)) &&
+        cJSON_AddStringToObject(object, "layout", ks_layout_name(row->layout)) &&
+        cJSON_AddStringToObject(object, "objective", ks_objective_name(row->objective)) &&
+        cJSON_AddNumberToObject(object, "rows", row->rows) &&
+        /* cJSON prints NaN as null */
+        cJSON_AddNumberToObject(object, "cv_regret", row->cv_regret) &&
+        cJSON_AddNumberToObject(object, "fitted_at_s", row->fitted_at_s))
+        return object;
+    cJSON_Delete(object);
+    return NULL;
+}
 
 static bool write_model(void *user, const ks_model_row *row)
 {
     writing *out = user;
-    cJSON *object = cJSON_CreateObject(), *model = cJSON_Parse(row->json);
-    if (!cJSON_IsObject(model)) {
-        out->status = ks_fail(KS_ERR_PARSE, "the %s, %s model of %s is not a JSON object", ks_type_name(row->type),
-                              ks_layout_name(row->layout), row->device);
-        goto end;
-    }
-    out->status = KS_ERR_MEMORY;
-    if (!cJSON_AddStringToObject(object, "type", ks_type_name(row->type)) ||
-        !cJSON_AddStringToObject(object, "layout", ks_layout_name(row->layout)) ||
-        !cJSON_AddStringToObject(object, "objective", ks_objective_name(row->objective)) ||
-        !cJSON_AddNumberToObject(object, "rows", row->rows) ||
-        /* cJSON prints NaN as null */
-        !cJSON_AddNumberToObject(object, "cv_regret", row->cv_regret) ||
-        !cJSON_AddNumberToObject(object, "fitted_at_s", row->fitted_at_s))
-        goto end;
-    if (!cJSON_AddItemToObject(object, "model", model)) goto end;
-    model = NULL; /* the object's now */
-    if (!cJSON_AddItemToArray(out->models, object)) goto end;
-    object = NULL; /* the array's now */
-    out->status = KS_OK;
-end:
-    if (out->status == KS_ERR_MEMORY) ks_fail(KS_ERR_MEMORY, "no memory for a model of %s", row->device);
-    cJSON_Delete(object);
-    cJSON_Delete(model);
+    cJSON *model;
+    out->status = parse_model(row, &model);
+    if (out->status != KS_OK) return false;
+    out->status = write_line(out->text, record_to_json(row));
+    if (out->status == KS_OK)
+        out->status = write_line(out->text, model); /* whatever its text in the store, this is one line */
+    else
+        cJSON_Delete(model);
     return out->status == KS_OK;
 }
 
+static double rounded(double value, int digits)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.*g", digits, value);
+    return strtod(text, NULL);
+}
+
+/* Seeds lie in the repository: numbers as long as they mean something, and no longer. */
 static bool write_measurement(void *user, const ks_measurement *m)
 {
     writing *out = user;
-    out->status = ks_csv_write_row(out->csv, m);
+    ks_measurement brief = *m;
+    brief.time_s = rounded(m->time_s, 6);
+    brief.energy_j = rounded(m->energy_j, 6);
+    brief.spread = rounded(m->spread, 3);
+    brief.measured_at_s = round(m->measured_at_s);
+    out->status = ks_csv_write_row(out->csv, &brief);
     return out->status == KS_OK;
 }
 
@@ -300,46 +355,26 @@ static ks_status output_close(output *out, ks_status status)
     return status;
 }
 
-ks_status ks_seed_write(ks_store *store, const char *device, const char *json_path, const char *csv_path)
+ks_status ks_seed_write(ks_store *store, const char *device, const char *path, const char *csv_path)
 {
     c_locale locale = enter_c_locale();
     ks_store_filter filter = {.device = device};
-    output json = {0}, csv = {0};
-    writing out = {0};
+    output text = {0}, csv = {0};
     ks_device facts;
-    char *text = NULL;
-    cJSON *root = NULL, *object;
     ks_status status = ks_store_get_device(store, device, &facts);
     if (status != KS_OK) goto end;
-
-    root = cJSON_CreateObject();
-    object = device_to_json(&facts);
-    if (!object || !cJSON_AddItemToObject(root, "device", object) ||
-        !(out.models = cJSON_AddArrayToObject(root, "models"))) {
-        status = ks_fail(KS_ERR_MEMORY, "no memory for the seed of %s", device);
-        goto end;
-    }
+    if ((status = output_open(&text, path)) != KS_OK) goto end;
+    if ((status = output_open(&csv, csv_path)) != KS_OK) goto end;
+    writing out = {.text = text.file, .csv = csv.file};
+    if ((status = write_line(text.file, device_to_json(&facts))) != KS_OK) goto end;
     status = ks_store_each_model(store, device, write_model, &out);
     if (status == KS_OK) status = out.status;
-    if (status != KS_OK) goto end;
-    text = cJSON_Print(root);
-    if (!text) {
-        status = ks_fail(KS_ERR_MEMORY, "no memory for the seed of %s", device);
-        goto end;
-    }
-
-    if ((status = output_open(&json, json_path)) != KS_OK) goto end;
-    fprintf(json.file, "%s\n", text);
-    if ((status = output_open(&csv, csv_path)) != KS_OK) goto end;
-    out.csv = csv.file;
-    if ((status = ks_csv_write_header(csv.file)) != KS_OK) goto end;
-    status = ks_store_each(store, &filter, write_measurement, &out);
+    if (status == KS_OK) status = ks_csv_write_header(csv.file);
+    if (status == KS_OK) status = ks_store_each(store, &filter, write_measurement, &out);
     if (status == KS_OK) status = out.status;
 end:
     status = output_close(&csv, status);
-    status = output_close(&json, status);
-    cJSON_free(text);
-    cJSON_Delete(root);
+    status = output_close(&text, status);
     leave_c_locale(locale);
     return status;
 }
@@ -371,6 +406,17 @@ typedef struct import {
     ks_status status;
 } import;
 
+static bool check_model(void *user, const ks_model_row *row)
+{
+    import *in = user;
+    cJSON *model;
+    c_locale locale = enter_c_locale();
+    in->status = parse_model(row, &model);
+    leave_c_locale(locale);
+    cJSON_Delete(model);
+    return in->status == KS_OK;
+}
+
 static bool import_model(void *user, const ks_model_row *row)
 {
     import *in = user;
@@ -378,22 +424,22 @@ static bool import_model(void *user, const ks_model_row *row)
     return in->status == KS_OK;
 }
 
-ks_status ks_seed_import(ks_store *store, const char *json_path, const char *csv_path, ks_device *device,
-                         int64_t *added)
+ks_status ks_seed_import(ks_store *store, const char *path, const char *csv_path, ks_device *device, int64_t *added)
 {
-    ks_seed seed = {.name = json_path};
+    ks_seed seed = {.name = path};
 import in = {store, KS_OK };
     ks_table table = {0};
-    char *json = read_file(json_path, &seed.json_bytes);
-    if (!json) return ks_fail(KS_ERR_IO, "%s: cannot be read: %s", json_path, strerror(errno));
-    seed.json = json;
-    ks_status status = ks_seed_read(&seed, device, NULL, NULL);
+    char *text = read_file(path, &seed.bytes);
+    if (!text) return ks_fail(KS_ERR_IO, "%s: cannot be read: %s", path, strerror(errno));
+    seed.text = text;
+    ks_status status = ks_seed_read(&seed, device, check_model, &in);
+    if (status == KS_OK) status = in.status;
     if (status == KS_OK) status = ks_csv_read_file(csv_path, KS_CSV_KSAUTO, false, &table);
     if (status == KS_OK) status = ks_store_put_device(store, device);
     if (status == KS_OK) status = ks_store_import(store, &table, added);
     if (status == KS_OK) status = ks_seed_read(&seed, device, import_model, &in);
     if (status == KS_OK) status = in.status;
     ks_table_free(&table);
-    free(json);
+    free(text);
     return status;
 }

@@ -196,7 +196,7 @@ expect 0 --db s.db devices --json; json; holds '.store[0].name == "Some CPU" and
 expect 0 --db s.db db export --seed "Some CPU" --out-prefix seed; silent
 expect 0 --db x.db db import --seed seed; said "Some CPU" 3
 expect 0 --db x.db db import --seed seed --json; json; holds '.device == "Some CPU" and .added == 0'
-expect 1 --db x.db db import --seed nothing; says nothing.json
+expect 1 --db x.db db import --seed nothing; says nothing.jsonl
 misuse --format odd ksmm -- --db s.db db import --format odd rows.csv
 misuse missing FILE -- --db s.db db import
 misuse none.csv -- --db s.db db import none.csv

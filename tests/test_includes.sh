@@ -27,9 +27,7 @@ sources() { # the source files under the house's folders of tree $1, relative to
 check() { # tree $1; prints violations
     (cd "$1" && { sources . | sed 's/^/F /'
         if [ -f CMakeLists.txt ]; then sed 's/^/G /' CMakeLists.txt; fi
-        sources . | while read -r file; do
-            grep -nE '^[[:space:]]*#[[:space:]]*include' "$file" | sed "s|^|I $file |"
-        done; } | awk '
+        sources . | xargs grep -HnE '^[[:space:]]*#[[:space:]]*include' | sed 's/:/ /; s/^/I /'; } | awk '
         function place(path) { sub(/\/.*/, "", path); return path }
         function base(path) { sub(/.*\//, "", path); return path }
         function folder(path) { sub(/[^\/]*$/, "", path); return path }

@@ -111,25 +111,25 @@ static int db_check(cli *c, int argc, char **argv)
     return status == KS_OK ? code : cli_fail("%s: %s", path, ks_status_message(status));
 }
 
-/* A seed's files, malloc'ed: PREFIX.json and PREFIX.csv. */
-static int seed_files(const char *prefix, char **json, char **csv)
+/* A seed's files, malloc'ed: PREFIX.jsonl and PREFIX.csv. */
+static int seed_files(const char *prefix, char **lines, char **csv)
 {
-    if (asprintf(json, "%s.json", prefix) < 0) *json = NULL;
+    if (asprintf(lines, "%s.jsonl", prefix) < 0) *lines = NULL;
     if (asprintf(csv, "%s.csv", prefix) < 0) *csv = NULL;
-    return *json && *csv ? CLI_GO_ON : cli_fail("not enough memory");
+    return *lines && *csv ? CLI_GO_ON : cli_fail("not enough memory");
 }
 
 /* What `db export --seed` wrote. */
 static int import_seed(const cli *c, const char *prefix)
 {
-    char path[4096], *json = NULL, *csv = NULL;
+    char path[4096], *lines = NULL, *csv = NULL;
     ks_store *store = NULL;
     ks_device device;
     int64_t added;
     int code = open_store(c, KS_STORE_WRITE, path, sizeof path, &store);
     if (code != CLI_GO_ON) return code;
-    if ((code = seed_files(prefix, &json, &csv)) != CLI_GO_ON) goto done;
-    ks_status status = ks_seed_import(store, json, csv, &device, &added);
+    if ((code = seed_files(prefix, &lines, &csv)) != CLI_GO_ON) goto done;
+    ks_status status = ks_seed_import(store, lines, csv, &device, &added);
     code = status == KS_OK ? CLI_DONE : cli_status(status);
     if (status != KS_OK) goto done;
     if (c->json) {
@@ -143,7 +143,7 @@ static int import_seed(const cli *c, const char *prefix)
     }
 done:
     ks_store_close(store);
-    free(json);
+    free(lines);
     free(csv);
     return code;
 }
@@ -156,7 +156,7 @@ static int db_import(cli *c, int argc, char **argv)
     const cli_option options[] = {
         {"format", CLI_TEXT, &format_name, "FORMAT", "ksauto (default): the store's own; ksmm: the paper's tables",
          false},
-        {"seed", CLI_FLAG, &seed, NULL, "FILE.json and FILE.csv, as `db export --seed` writes them: models, too",
+        {"seed", CLI_FLAG, &seed, NULL, "FILE.jsonl and FILE.csv, as `db export --seed` writes them: models, too",
          false},
         {"objective", CLI_OBJECTIVE, &objective, "WHAT", "energy: a ksmm table's median is millijoules, not time",
          false},
@@ -225,23 +225,23 @@ static bool export_row(void *user, const ks_measurement *m)
 /* One device's seed, for db/seeds/: both files whole, or none of them new. */
 static int export_seed(const cli *c, const char *device, const char *prefix)
 {
-    char path[4096], *json = NULL, *csv = NULL;
+    char path[4096], *lines = NULL, *csv = NULL;
     ks_store *store = NULL;
     int code = open_store(c, KS_STORE_READ, path, sizeof path, &store);
     if (code != CLI_GO_ON) return code;
-    if ((code = seed_files(prefix, &json, &csv)) != CLI_GO_ON) goto done;
-    ks_status status = ks_seed_write(store, device, json, csv);
+    if ((code = seed_files(prefix, &lines, &csv)) != CLI_GO_ON) goto done;
+    ks_status status = ks_seed_write(store, device, lines, csv);
     code = status == KS_OK ? CLI_DONE : cli_status(status);
     if (status == KS_OK && c->json) {
         cJSON *object = cli_result_json();
         cJSON_AddStringToObject(object, "device", device);
-        cJSON_AddStringToObject(object, "json", json);
+        cJSON_AddStringToObject(object, "jsonl", lines);
         cJSON_AddStringToObject(object, "csv", csv);
         code = cli_print_json(object);
     }
 done:
     ks_store_close(store);
-    free(json);
+    free(lines);
     free(csv);
     return code;
 }
@@ -253,7 +253,7 @@ static int db_export(cli *c, int argc, char **argv)
         {"out", CLI_TEXT, &out_path, "FILE", "write there instead of to standard output", false},
         {"seed", CLI_TEXT, &seed, "DEVICE",
          "write the seed of one device of the store: its models and its measurements", false},
-        {"out-prefix", CLI_TEXT, &prefix, "P", "with --seed: the files are P.json and P.csv", false},
+        {"out-prefix", CLI_TEXT, &prefix, "P", "with --seed: the files are P.jsonl and P.csv", false},
         {0},
     };
     char path[4096];

@@ -3,7 +3,7 @@
 #
 #     sh db/seeds/refit.sh KSAUTO PREFIX...        # e.g. build/release/ksauto db/seeds/nvidia-h200
 #
-# KSAUTO is a built command. One that has the device's kernels writes PREFIX.json; one that lacks them PREFIX.generic.json.
+# KSAUTO is a built command. One that has the device's kernels writes PREFIX.jsonl; one that lacks them PREFIX.generic.jsonl.
 # Models of types that PREFIX.csv has no rows of stay as they are. The CSV is not touched.
 set -eu
 [ $# -ge 2 ] || { echo "usage: $0 KSAUTO PREFIX..." >&2; exit 2; }
@@ -14,13 +14,13 @@ trap 'rm -r "$draft"' EXIT
 export KSAUTO_DB="$draft/store.db"
 for prefix; do
     rm -f "$KSAUTO_DB"*
-    device=$(jq -r .device.name "$prefix.json")
+    device=$(head -n 1 "$prefix.jsonl" | jq -r .name)
     "$ksauto" db import --seed "$prefix"
     "$ksauto" fit --device "$device"
     "$ksauto" db export --seed "$device" --out-prefix "$draft/seed"
-    if jq -e 'any(.models[].model.kernels[]; .terms == "generic")' "$draft/seed.json" >/dev/null; then
-        cp "$draft/seed.json" "$prefix.generic.json"
+    if jq -en 'any(inputs.kernels[]?; .terms == "generic")' "$draft/seed.jsonl" >/dev/null; then
+        cp "$draft/seed.jsonl" "$prefix.generic.jsonl"
     else
-        cp "$draft/seed.json" "$prefix.json"
+        cp "$draft/seed.jsonl" "$prefix.jsonl"
     fi
 done
