@@ -2,7 +2,8 @@
  * refusals that say what was wrong, and decisions that are the same every time, for every thread, and as advised.
  *
  * Decisions are tested against knowledge made by hand (models of launches alone, rows of our own), so that no test depends
- * on how fast this machine is or on what else it does. Runs under ThreadSanitizer too. */
+ * on how fast this machine is or on what else it does. An argument is a pattern of tests to run: `test_threads*` is for
+ * ThreadSanitizer. */
 #include "context.h"
 #include "knowledge.h"
 
@@ -508,8 +509,9 @@ static void test_threads_measuring(void **state)
     ks_store_close(store);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc > 1) cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_store_trouble, enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_good_store, enter, sandbox_leave),

@@ -30,6 +30,7 @@ cd "$(dirname "$0")/.."
 folder=build/test-logs
 . tools/steps.sh
 unset KSAUTO_DB KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA KSAUTO_CHECK # the user's own settings are not what is tested
+unset KSAUTO_TEST_QUICK KS_TEST_PROBLEMS KS_TEST_SEED KS_TEST_ONLY
 started=$(date +%s)
 passed=0
 failed=0
@@ -132,9 +133,10 @@ fuzz() {
 if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy jq; then
     if build release -DKSAUTO_CUDA=OFF; then run release "$labels"; fi
     if ! $quick; then
+        export KSAUTO_TEST_QUICK=1 # the release build has run everything at its full length
         cuda
         export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
-        if build asan; then run asan quick; fi
+        if build asan; then run asan quick env KS_TEST_PROBLEMS=200; fi
         # ThreadSanitizer cannot live with much randomness in addresses; not everywhere may it be turned off.
         still="setarch $(uname -m) -R"
         $still true 2>/dev/null || still=
