@@ -1,9 +1,10 @@
-/* libFuzzer on the texts that the library parses: models, which come from stores that others may have written, and patterns,
- * which come from the command line. Nothing may crash or leak; a model that is accepted must be printable, and predict
- * numbers; a pattern that is accepted has four sizes of at least 1.
+/* libFuzzer on the texts that the library parses: models, which come from stores that others may have written, seeds, which
+ * come from files, and patterns, which come from the command line. Nothing may crash or leak; a model that is accepted must be
+ * printable, and predict numbers; a seed that is accepted has a device's name; a pattern has four sizes of at least 1.
  *
  *     cmake --preset fuzz && cmake --build build/fuzz && build/fuzz/tests/fuzz_model -max_total_time=60 CORPUS */
 #include "model.h"
+#include "seeds.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,8 +29,19 @@ static void predict(const ks_model *m)
     }
 }
 
+static bool look(void *user, const ks_model_row *row)
+{
+    size_t *bytes = user;
+    *bytes += strlen(row->json);
+    return true;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
+    const ks_seed seed = {.name = "fuzz", .text = (const char *)data, .bytes = bytes};
+    ks_device device;
+    size_t seen = 0;
+    if (ks_seed_read(&seed, &device, look, &seen) == KS_OK && (!*device.name || seen > bytes)) abort();
     char *text = malloc(bytes + 1);
     ks_model *m;
     if (!text) return 0;

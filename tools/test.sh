@@ -111,9 +111,11 @@ fuzz() {
         # What is well-formed to begin with; the fuzzer adds what it finds.
         case $fuzzer in
         *_csv) find db tools tests -name '*.csv' -size -64k -exec cp {} "$corpus" \; ;;
-        *_model) for seed in db/seeds/*.jsonl; do # a model of each, cut to eight points
-            sed -n 3p "$seed" | jq -c '.points = 8 | .input[] |= .[:8] | .kernels[] |= (.alpha |= .[:8] | .own[] |= .[:8])' \
-                >"$corpus/${seed##*/}"
+        *_model) for seed in db/seeds/*.jsonl; do # with one of its models, cut to eight points; and that model
+            begun=$corpus/${seed##*/}
+            { head -n 2 "$seed"; sed -n 3p "$seed" | jq -c '.points = 8 | .input[] |= .[:8] |
+                .kernels[] |= (.alpha |= .[:8] | .own[] |= .[:8])'; } >"$begun"
+            tail -n 1 "$begun" >"$begun.model"
         done ;;
         *_npy) for type in f2 f4 f8; do # version 1.0, a header of 118 bytes, six elements
             printf "\223NUMPY\001\000v\000%-117s\n%0$((6 * ${type#f}))d" \
