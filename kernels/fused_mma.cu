@@ -45,7 +45,7 @@ static bool fits(const variant *v, const ks_problem *p)
     case WHOLE:
         return p->layout == KS_BATCH_FIRST && p->d == v->TL;
     case VECTOR:
-        if (p->layout != KS_BATCH_FIRST) return false;
+        if (p->layout != KS_BATCH_FIRST || (v->GROUP && p->d != v->TL)) return false;
         /* Runs of whole sectors of 32 bytes: what straddles two is fetched and written in parts, and what is half of one is
          * worth it only where small tiles are what keeps the multiprocessors busy. */
         return p->d == v->TL || (v->LW >= v->VL && p->d % v->LW == 0 && p->d >= v->TL &&
@@ -59,6 +59,7 @@ static const double clock_hz = 1.7e9, launch_s = 4.6e-6;
 static const double l2_unit_bytes_per_s = 32e9, hopper_unit_bytes_per_s = 22e9, ampere_unit_bytes_per_s = 14e9;
 static const double half_cycles = 3.1,
                     float_cycles = 8.1; /* of a multiprocessor, for a product of 16 x 8 x one step */
+static const double half_group_cycles = 1, float_group_cycles = 4.8, split_cycles_per_byte = 1.0 / 64;
 static const double request_bytes = 40; /* a separate piece of X or Y costs L2 as much as so many bytes */
 static const double unit_cycles = 160;
 
@@ -67,8 +68,12 @@ static const double unit_cycles = 160;
 static double step_cycles(const variant *v)
 {
     const double warps = v->threads / 32.0, products = v->LW * v->MT * v->NT;
-    const double arithmetic = warps * products * (v->size == 2 ? half_cycles : float_cycles);
-    const double shared = 1.16 * warps * 32.0 * v->LW * (16.0 * v->MT + 8.0 * v->NT) / 128;
+    const double each = v->GROUP       ? v->size == 2 ? half_group_cycles : float_group_cycles
+                        : v->size == 2 ? half_cycles
+                                       : float_cycles;
+    const double arithmetic = warps * products * each;
+    const double k_reads = v->GROUP ? v->k_copies / 4.0 : 1; /* of a warp */
+    const double shared = 1.16 * warps * 32.0 * v->LW * (16.0 * v->MT + 8.0 * v->NT * k_reads) / 128;
     return (arithmetic + shared) * (1 + 4.25 / (warps * products));
 }
 
@@ -112,8 +117,10 @@ static int most_per_unit(const variant *v)
 /* With all of K's rows there from start to end, or K by slabs like X. */
 static room room_of(const variant *v, int64_t shared_most, int64_t steps, bool resident)
 {
-    const int64_t k_bytes = (resident ? steps : v->TK / v->KS) * v->k_step_bytes, kept = resident ? k_bytes : 0;
-    const int64_t stage = v->x_bytes + k_bytes - kept, left = shared_most - v->staging_bytes - kept;
+    const int64_t k_bytes = (resident ? steps : v->TK / v->KS) * v->k_step_bytes;
+    const int64_t kept = k_bytes * (resident ? v->k_copies : 2 * (v->k_copies - 1)),
+                  stage = v->x_bytes + (resident ? 0 : k_bytes);
+    const int64_t left = shared_most - v->staging_bytes - kept;
     room r;
     r.stages = left < 2 * stage ? 0 : left < 3 * stage ? 2 : left < 4 * stage ? 3 : 4;
     r.staging = kept + r.stages * stage;
@@ -175,6 +182,9 @@ static void try_shape(const variant *v, const task &t, cut *best)
     for (int resident = 0; resident < 2; resident++) {
         const room r = room_of(v, t.shared_most, steps, resident);
         if (r.stages < 2) continue;
+        /* K that comes with each slab is split each time. */
+        const double split =
+            resident || v->k_copies == 1 ? 0 : (double)(steps * v->k_step_bytes) * split_cycles_per_byte;
         const int64_t most_blocks = t.units * r.per_unit;
         /* One block alone, or all that share X's k's of some l's. */
         for (int together = -1; together < divisor_count; together++) {
@@ -193,7 +203,7 @@ static void try_shape(const variant *v, const task &t, cut *best)
             const double share = (double)longest * (double)teams / (double)units;
             const double used = smaller(1, 1.25 * blocks / unit_count);
             const double memory = memory_s(t, dram, l2) * share / used;
-            const double busy = (double)longest * cycles / clock_hz * r.per_unit;
+            const double busy = (double)longest * (cycles + split) / clock_hz * r.per_unit;
             const double seconds = total_s(memory, busy);
             if (seconds < best->seconds) *best = {v, seconds, dram, l2, siblings, teams, resident};
         }
@@ -233,12 +243,13 @@ static bool make_plan(const ks_problem *p, const ks_device *device, plan *out)
     t.x = (double)ks_x_count(p) * size, t.y = (double)ks_y_count(p) * size, t.k = (double)ks_k_count(p) * size;
     t.l2_rate = units * l2_unit_bytes_per_s;
     t.dram_rate = units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
+    const bool groups = KS_HOPPER && ks_cuda_arch(device) == 90;
     int count;
     const variant *shapes = shapes_for(p, &count);
     cut best = {};
     best.seconds = INFINITY;
     for (int v = 0; v < count; v++)
-        if (fits(&shapes[v], p)) try_shape(&shapes[v], t, &best);
+        if (shapes[v].kernel && (groups || !shapes[v].GROUP) && fits(&shapes[v], p)) try_shape(&shapes[v], t, &best);
     if (!best.shape) return false;
     fill_in(out, best, t);
     return true;
@@ -344,5 +355,5 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 } // namespace ks_mma
 
 extern "C" const ks_kernel ks_fused_cuda_mma = {
-    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    2, ks_mma::supports,
+    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    3, ks_mma::supports,
     ks_mma::workspace_bytes, ks_mma::cost_terms, ks_mma::run};

@@ -16,11 +16,17 @@
  * Which j a column of a product stands for, and which n a row, is chosen so that what the lanes of a warp store at a time is
  * in runs of at least 32 bytes, L2's sector: a store of half a sector costs as much as one of a whole.
  *
+ * On Hopper some shapes multiply by wgmma (GROUP): four warps of neighbouring rows together, each with its rows of X in
+ * registers as above, K read from shared memory by the tensor cores. That halves what the warps have to issue and lets the
+ * tensor cores run on while X is sorted out. For float32 K lies in shared memory in two parts, as rounded to TF32 and what
+ * that leaves; each thread splits what it copied, while products of the slab before are under way.
+ *
  * Work. Units are (i, group of j's and l's, tile of n); a team of `siblings` blocks takes the same units at the same time,
  * each for its own j's and l's, so that what they share of X comes from L2. Teams divide all units evenly: no last wave. */
 #ifndef KS_FUSED_MMA_CUH
 #define KS_FUSED_MMA_CUH
 
+#include "mma_group.cuh"
 #include "mma_store.cuh"
 
 namespace ks_mma
@@ -50,12 +56,14 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::LC][S::MT][4], const cha
     constexpr int KT = S::KT;
     if constexpr (S::READER == LAST) {
         constexpr int MV = S::VL / 2; /* m-tiles of a chunk */
-        const char *const at = xs + (KT * t * S::x_pitch + wn * (S::MT / MV) * 8 + (g ^ S::x_swizzle(0, t))) * 16;
+        const char *const at =
+            xs + (S::k_of(t, 0) * S::x_pitch + wn * (S::MT / MV) * 8 + (g ^ S::x_swizzle(0, t))) * 16;
 #pragma unroll
         for (int v = 0; v < S::MT / MV; v++) {
             uint32_t r[KT][4];
 #pragma unroll
-            for (int q = 0; q < KT; q++) load_words<4>(r[q], at + ((step * S::KS + q) * S::x_pitch + v * 8) * 16);
+            for (int q = 0; q < KT; q++)
+                load_words<4>(r[q], at + ((step * S::KS + S::k_of(0, q)) * S::x_pitch + v * 8) * 16);
 #pragma unroll
             for (int w = 0; w < 4; w++) {
                 if constexpr (S::size == 2) {
@@ -77,7 +85,21 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::LC][S::MT][4], const cha
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const char *const at = lane + (m * 16 + half * 8) * S::x_pitch * 16;
-                if constexpr (S::READER == WHOLE) {
+                if constexpr (S::READER == WHOLE && S::GROUP) {
+                    constexpr int D = S::D, piece = D % 4 == 0 ? 4 : D % 2 == 0 ? 2 : 1;
+                    uint32_t w[2][D];
+#pragma unroll
+                    for (int q = 0; q < 2; q++)
+#pragma unroll
+                        for (int v = 0; v < D / piece; v++)
+                            load_words<piece>(w[q] + piece * v,
+                                              at + ((((step * 2 + q) * 4 + t) * 4 * D + 4 * piece * v) ^ swizzle));
+#pragma unroll
+                    for (int l = 0; l < D; l++)
+#pragma unroll
+                        for (int q = 0; q < 2; q++)
+                            a[l][m][half + 2 * q] = S::size == 2 ? halves(w[q], l, D + l) : w[q][l];
+                } else if constexpr (S::READER == WHOLE) {
                     constexpr int D = S::D, words = 2 * D;
                     uint32_t w[words];
                     constexpr int piece = words % 4 == 0 ? 4 : 2;
@@ -101,7 +123,7 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::LC][S::MT][4], const cha
                     for (int q = 0; q < KT; q++)
                         load_words<words>(r[q],
                                           at + step * (S::KS * S::TL * S::size) +
-                                              (((KT * t + q) * S::TL + wl * S::LW + u * S::LC) * S::size ^ swizzle));
+                                              ((S::k_of(t, q) * S::TL + wl * S::LW + u * S::LC) * S::size ^ swizzle));
 #pragma unroll
                     for (int w = 0; w < words; w++) {
                         if constexpr (S::size == 2) {
@@ -154,18 +176,87 @@ __device__ __forceinline__ void multiply_steps(float (&acc)[S::LW][S::MT][S::NT]
     }
 }
 
-template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(const __grid_constant__ arguments p)
+/* STEPS steps from `step` on by products of four warps. rest: K's second part, where it has one. meanwhile() is what else there
+ * is to do, done while the first products are. */
+template <class S, int STEPS, class F>
+__device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4], const char *xs, const char *ks,
+                                            const char *rest, int step, int wn, int wj, int wl, int g, int t,
+                                            const F &meanwhile)
+{
+    using T = typename S::T;
+    const int own = (wl * S::LW * S::TJ + wj * 8 * S::NT) * 32;
+    const uint64_t k0 = group_operand(ks + own), rest0 = group_operand(rest + own);
+    if constexpr (S::k_copies == 1) {
+        constexpr int BUFFERS = S::LW * S::MT * (4 * S::NT + 8) <= 176 && STEPS > 1 ? 2 : 1;
+        uint32_t a[BUFFERS][S::LW][S::MT][4];
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            if (s >= BUFFERS) group_wait<BUFFERS - 1>();
+            read_x<S>(a[s % BUFFERS], xs, step + s, 0, wn, wl, g, t);
+            group_fence();
+#pragma unroll
+            for (int l = 0; l < S::LW; l++)
+#pragma unroll
+                for (int m = 0; m < S::MT; m++)
+                    group_product<S::NT, true>(T(), acc[l][m], a[s % BUFFERS][l][m],
+                                               k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
+            group_commit();
+            if (s == 0) meanwhile();
+        }
+        group_wait<0>();
+#pragma unroll
+        for (int q = 0; q < S::LW * S::MT; q++) group_hold(acc[q / S::MT][q % S::MT]);
+    } else {
+        /* Sums of two steps start from zero: mma_tile.cuh says why. */
+        constexpr int TOGETHER = STEPS % 2 == 0 ? 2 : 1, SUMS = STEPS / TOGETHER * S::LW * S::MT;
+        uint32_t a[TOGETHER][S::LW][S::MT][4];
+#pragma unroll
+        for (int q = 0; q < SUMS; q++) {
+            const int s0 = q / (S::LW * S::MT) * TOGETHER, l = q / S::MT % S::LW, m = q % S::MT;
+            if (l == 0 && m == 0)
+#pragma unroll
+                for (int s = 0; s < TOGETHER; s++) read_x<S>(a[s], xs, step + s0 + s, 0, wn, wl, g, t);
+            float sum[S::NT][4];
+            typename T::template operand<4> x[TOGETHER];
+#pragma unroll
+            for (int s = 0; s < TOGETHER; s++) x[s].set(a[s][l][m]);
+            group_fence();
+#pragma unroll
+            for (int s = 0; s < TOGETHER; s++) {
+                const uint64_t at = ((s0 + s) * S::k_step_bytes + l * S::TJ * 32) >> 4;
+                if (s == 0)
+                    group_product<S::NT, false>(T(), sum, x[s].low, k0 + at);
+                else
+                    group_product<S::NT, true>(T(), sum, x[s].low, k0 + at);
+                group_product<S::NT, true>(T(), sum, x[s].high, rest0 + at);
+                group_product<S::NT, true>(T(), sum, x[s].high, k0 + at);
+            }
+            group_commit();
+            if (q == (S::LW * S::MT < 6 ? 0 : SUMS - 1)) meanwhile();
+            group_wait<0>();
+            group_hold(sum);
+#pragma unroll
+            for (int e = 0; e < S::NT * 4; e++) (&acc[l][m][0][0])[e] += (&sum[0][0])[e];
+        }
+    }
+}
+
+template <class S> __device__ __forceinline__ void compute(const arguments &p)
 {
     using T = typename S::T;
     constexpr int size = S::size;
     extern __shared__ __align__(128) char memory[];
     const int tid = threadIdx.x, lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
-    const int wl = warp % S::WL, wj = warp / S::WL % S::WJ, wn = warp / (S::WL * S::WJ);
+    const int wl = S::GROUP ? warp / (S::WN * S::WJ) : warp % S::WL;
+    const int wj = S::GROUP ? warp / S::WN % S::WJ : warp / S::WL % S::WJ;
+    const int wn = S::GROUP ? warp % S::WN : warp / (S::WL * S::WJ);
     const int team = blockIdx.x / p.siblings, sibling = blockIdx.x % p.siblings;
     const int k_steps = p.resident ? (p.c + S::KS - 1) / S::KS : S::TK / S::KS;
     const int k_bytes = k_steps * S::k_step_bytes;
     const int stage_bytes = S::x_bytes + (p.resident ? 0 : k_bytes);
-    char *const stages = memory + (p.resident ? k_bytes : 0);
+    char *const k_rest =
+        memory + (p.resident ? k_bytes : 0); /* K's second part, where it has two: of all, or of two slabs */
+    char *const stages = k_rest + (S::k_copies - 1) * (p.resident ? 1 : 2) * k_bytes;
     const int64_t k_row = static_cast<int64_t>(p.c) * size;
 
     int64_t unit = p.units * team / p.teams;
@@ -200,7 +291,7 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
 #pragma unroll
             for (int i = 0; i < (S::rows + x_step - 1) / x_step; i++) {
                 const int row = x_row0 + i * x_step;
-                const int quarter = (S::READER == LAST ? row : x_k) / S::KT % 4;
+                const int quarter = S::quarter(S::READER == LAST ? row : x_k);
                 if ((S::rows % x_step != 0 || S::threads % S::row_chunks != 0) &&
                     (row >= S::rows || x_row0 >= x_step))
                     break;
@@ -215,9 +306,24 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
         constexpr int kl_step = k_all < S::threads ? S::threads / k_all : 1, j_step = S::threads / k_chunks;
         const int k_l = tid / k_all, k_j = tid % k_all / k_chunks, k_chunk = tid % k_chunks;
         const char *const k_own = at.k + (static_cast<int64_t>(k_l) * p.b + k_j) * k_row + k_chunk * 16;
+        const auto split_own_k = [&](char *rest, char *k) {
+            const int first = k_chunk / 2 * S::k_step_bytes;
+#pragma unroll
+            for (int q = 0; q < (S::TJ + j_step - 1) / j_step; q++) {
+                const int j = k_j + q * j_step;
+                if (j >= S::TJ || k_l >= kl_step) break;
+#pragma unroll
+                for (int i = 0; i < (S::TL + kl_step - 1) / kl_step; i++) {
+                    const int l = k_l + i * kl_step;
+                    if (S::TL % kl_step != 0 && l >= S::TL) break;
+                    const int at = first + l * S::TJ * 32 + S::k_offset(S::block_place(j), k_chunk % 2);
+                    split_chunk(rest + at, k + at);
+                }
+            }
+        };
         const auto load_k = [&](char *to, int k0) {
             const bool inside = k_chunk * S::VL < p.c - k0;
-            const uint32_t first = shared_address(to) + k_chunk / 2 * S::k_step_bytes + k_chunk % 2 * 16;
+            const uint32_t first = shared_address(to) + k_chunk / 2 * S::k_step_bytes;
 #pragma unroll
             for (int q = 0; q < (S::TJ + j_step - 1) / j_step; q++) {
                 const int j = k_j + q * j_step;
@@ -228,20 +334,21 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
                 for (int i = 0; i < (S::TL + kl_step - 1) / kl_step; i++) {
                     const int l = k_l + i * kl_step;
                     if (S::TL % kl_step != 0 && l >= S::TL) break;
-                    copy16(first + (l * S::TJ + S::block_place(j)) * 32, from, valid && l0 + l < p.d);
+                    copy16(first + l * S::TJ * 32 + S::k_offset(S::block_place(j), k_chunk % 2), from,
+                           valid && l0 + l < p.d);
                     from += kl_step * p.b * k_row;
                 }
             }
         };
-        const auto load_all_k = [&](char *to) {
+        /* All of it: visit(where it goes, where it comes from, whether it is there) for each of this thread's chunks. */
+        const auto each_k = [&](auto visit) {
             const int row_chunks = k_steps * 2;
 #pragma unroll 4
             for (int c = tid; c < S::TL * S::TJ * row_chunks; c += S::threads) {
                 const int row = c / row_chunks, chunk = c % row_chunks, l = row / S::TJ, j = row % S::TJ;
-                copy16(shared_address(to) + chunk / 2 * S::k_step_bytes + (l * S::TJ + S::block_place(j)) * 32 +
-                           chunk % 2 * 16,
-                       at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + chunk * 16,
-                       j0 + j < p.b && l0 + l < p.d && chunk * S::VL < p.c);
+                visit(chunk / 2 * S::k_step_bytes + l * S::TJ * 32 + S::k_offset(S::block_place(j), chunk % 2),
+                      at.k + (static_cast<int64_t>(l) * p.b + j) * k_row + chunk * 16,
+                      j0 + j < p.b && l0 + l < p.d && chunk * S::VL < p.c);
             }
         };
 
@@ -260,8 +367,16 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
             }
             copies_commit();
         };
-        if (p.resident) load_all_k(memory);
+        if (p.resident)
+            each_k([&](int to, const char *from, bool valid) { copy16(shared_address(memory) + to, from, valid); });
         for (int s = 0; s < ahead; s++) load_next(s < total);
+        if constexpr (S::k_copies > 1) { /* each thread what it copied itself */
+            copies_wait(ahead - 1);
+            if (p.resident)
+                each_k([&](int at, const char *, bool) { split_chunk(k_rest + at, memory + at); });
+            else
+                split_own_k(k_rest, stages + S::x_bytes);
+        }
 
         float acc[S::LW][S::MT][S::NT][4];
 #pragma unroll
@@ -270,12 +385,31 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
         int64_t tile = tile0;
         for (int64_t it = 0; it < total; it++) {
             copies_wait(ahead - 1);
+            if constexpr (S::GROUP) group_publish();
             __syncthreads();
             load_next(it + ahead < total);
             const char *const xs = stages + slot * stage_bytes;
-            const char *const ks = p.resident ? memory + slab * (S::TK / S::KS * S::k_step_bytes) : xs + S::x_bytes;
+            const int k_at = p.resident ? slab * (S::TK / S::KS * S::k_step_bytes) : 0;
+            const char *const ks = p.resident ? memory + k_at : xs + S::x_bytes;
             const int steps = min(S::TK / S::KS, (p.c - slab * S::TK + S::KS - 1) / S::KS);
-            if (steps == S::TK / S::KS) {
+            if (++slot == p.stages) slot = 0;
+            if constexpr (S::GROUP) {
+                const char *const rest = k_rest + (p.resident ? k_at : it % 2 * k_bytes);
+                const auto split_next = [&] {
+                    if (S::k_copies == 1 || p.resident || it + 1 == total) return;
+                    copies_wait(ahead - 1);
+                    split_own_k(k_rest + (it + 1) % 2 * k_bytes, stages + slot * stage_bytes + S::x_bytes);
+                };
+                if (steps == S::TK / S::KS) {
+                    group_steps<S, S::TK / S::KS>(acc, xs, ks, rest, 0, wn, wj, wl, g, t, split_next);
+                } else {
+                    split_next();
+#pragma unroll 1
+                    for (int step = 0; step < steps; step++)
+                        group_steps<S, 1>(acc, xs, ks + step * S::k_step_bytes, rest + step * S::k_step_bytes, step,
+                                          wn, wj, wl, g, t, [] {});
+                }
+            } else if (steps == S::TK / S::KS) {
 #pragma unroll
                 for (int step = 0; step < S::TK / S::KS; step += S::STEPS)
                     multiply_steps<S, S::STEPS>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
@@ -284,7 +418,6 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
                 for (int step = 0; step < steps; step++)
                     multiply_steps<S, 1>(acc, xs, ks + step * S::k_step_bytes, step, wn, wj, wl, g, t);
             }
-            if (++slot == p.stages) slot = 0;
             if (++slab < p.slabs) continue;
 
             /* The tile is done. */
@@ -350,19 +483,51 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(co
     }
 }
 
+template <class S> __global__ void __launch_bounds__(S::threads, 1) fused_mma(const __grid_constant__ arguments p)
+{
+    if constexpr (!S::GROUP || can_group)
+        compute<S>(p);
+    else
+        __trap(); /* planned for Hopper alone */
+}
+
 /* A shape as the host sees it, and its kernel. */
 struct variant {
     reader READER;
-    int size, LW, MT, NT, TN, TJ, TL, TK, KS, VL, threads, x_bytes, k_step_bytes, staging_bytes;
+    bool GROUP;
+    int size, LW, MT, NT, TN, TJ, TL, TK, KS, VL, threads, x_bytes, k_step_bytes, k_copies, staging_bytes;
     void (*kernel)(const arguments);
 };
 
+/* No kernel: a shape that is not for this type. */
+template <class S> constexpr auto kernel_of() -> void (*)(const arguments)
+{
+    if constexpr (S::GROUP && !S::T::groups)
+        return nullptr;
+    else
+        return fused_mma<S>;
+}
+
 template <class S> constexpr variant describe()
 {
-    return {S::READER,   S::size,    S::LW,      S::MT,           S::NT,
-            S::TN,       S::TJ,      S::TL,      S::TK,           S::KS,
-            S::VL,       S::threads, S::x_bytes, S::k_step_bytes, S::staging_bytes,
-            fused_mma<S>};
+    return {S::READER,
+            S::GROUP,
+            S::size,
+            S::LW,
+            S::MT,
+            S::NT,
+            S::TN,
+            S::TJ,
+            S::TL,
+            S::TK,
+            S::KS,
+            S::VL,
+            S::threads,
+            S::x_bytes,
+            S::k_step_bytes,
+            S::k_copies,
+            S::staging_bytes,
+            kernel_of<S>()};
 }
 
 } // namespace ks_mma

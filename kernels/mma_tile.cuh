@@ -12,9 +12,6 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-#ifndef KS_STEPS
-#    define KS_STEPS 2
-#endif
 namespace ks_mma
 {
 
@@ -53,7 +50,7 @@ __device__ __forceinline__ void copies_wait(int pending)
     }
 }
 
-/* 8 * WORDS / 2 bytes from shared memory, by the widest loads that their alignment allows. */
+/* 4 * WORDS bytes from shared memory, by the widest loads that their alignment allows. */
 template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *to, const char *from)
 {
     if constexpr (WORDS % 4 == 0) {
@@ -62,20 +59,24 @@ template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *to, co
             const uint4 v = reinterpret_cast<const uint4 *>(from)[i];
             to[4 * i] = v.x, to[4 * i + 1] = v.y, to[4 * i + 2] = v.z, to[4 * i + 3] = v.w;
         }
-    } else {
-        static_assert(WORDS % 2 == 0, "8-byte pieces");
+    } else if constexpr (WORDS % 2 == 0) {
 #pragma unroll
         for (int i = 0; i < WORDS / 2; i++) {
             const uint2 v = reinterpret_cast<const uint2 *>(from)[i];
             to[2 * i] = v.x, to[2 * i + 1] = v.y;
         }
+    } else {
+#pragma unroll
+        for (int i = 0; i < WORDS; i++) to[i] = reinterpret_cast<const uint32_t *>(from)[i];
     }
 }
 
-/* Types. `operand` is what A or B of one product is made of; `width` registers of raw bits in, as many or twice out. */
+/* Types. `operand` is what A or B of one product is made of; `width` registers of raw bits in, as many or twice out. `parts`: how
+ * many operands a number becomes; `groups`: whether four warps may multiply together (mma_group.cuh). */
 
 template <class Scalar> struct half_type {
-    static constexpr int size = 2, steps = 1;
+    static constexpr int size = 2, steps = 1, parts = 1;
+    static constexpr bool groups = true;
     using scalar = Scalar;
     template <int WIDTH> struct operand {
         uint32_t v[WIDTH];
@@ -145,7 +146,8 @@ struct bf16 : half_type<__nv_bfloat16> {
  * units (Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores, 2022, section 3.3). Without EXACT, the
  * one product high*high. Where an operand is infinite, low is NaN: the kernel then takes that output anew. */
 template <bool EXACT> struct float_type {
-    static constexpr int size = 4, steps = EXACT ? 2 : 1;
+    static constexpr int size = 4, steps = EXACT ? 2 : 1, parts = EXACT ? 2 : 1;
+    static constexpr bool groups = EXACT; /* wgmma would cut K to TF32, not round it */
     using scalar = float;
     static constexpr bool may_lose_infinity = EXACT;
     template <int WIDTH> struct operand {
