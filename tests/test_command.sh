@@ -215,6 +215,9 @@ pattern,batch-size,algo,bs_position,precision,device_name,median,nruns,ecs
 END
 expect 0 --db w.db db import --format ksmm --objective energy paper.csv; said 2
 expect 0 --db w.db db export; said ksmm.kernel Tesla_V100
+expect 0 --db w.db db import --format ksmm paper.csv --json; says millijoules; json; holds '.added == 0'
+sed 's/5804.0/0.05804/; s/10344.0/0.10344/' paper.csv >seconds.csv
+expect 0 --db seconds.db db import --format ksmm seconds.csv; quiet; expect 0 --db seconds.db db export; said ,0.10344,,
 checks=$((checks + 1)); last="ksauto db import - <rows.csv"
 "$ksauto" --db y.db db import - <rows.csv >out 2>err || fail "$last: fails"
 
