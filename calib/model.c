@@ -301,6 +301,17 @@ double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
     return s > 1e-12 ? normal_below(gap / s) : gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
 }
 
+double ks_probability_fused(const ks_prediction *p, int count)
+{
+    int best[KS_NFAMILIES] = {-1, -1, -1};
+    for (int q = 0; q < count; q++) {
+        int *of = &best[p[q].kernel->family];
+        if (*of < 0 || p[q].log_time < p[*of].log_time) *of = q;
+    }
+    if (best[KS_FUSED] < 0 || best[KS_BMM] < 0) return best[KS_FUSED] >= 0;
+    return ks_probability_faster(&p[best[KS_FUSED]], &p[best[KS_BMM]]);
+}
+
 ks_status ks_model_factorise(ks_model *m)
 {
     for (int q = 0; q < m->kernels; q++) {

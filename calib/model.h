@@ -100,6 +100,9 @@ double ks_expected_regret(const ks_prediction *predictions, int count, int chose
 /* P(the time of p < the time of q). */
 double ks_probability_faster(const ks_prediction *p, const ks_prediction *q);
 
+/* P(the best fused kernel beats the best bmm one); 0 or 1 where there is but one of the families. */
+double ks_probability_fused(const ks_prediction *predictions, int count);
+
 /* The model as JSON text (malloc'ed; NULL if out of memory), and back. Reading checks every size and number:
  * KS_ERR_PARSE names what is wrong. */
 char *ks_model_print(const ks_model *model);

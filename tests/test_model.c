@@ -278,6 +278,11 @@ static void test_grouping(void **state)
     assert_int_equal(cases.count, 2);
     assert_int_equal(cases.kernels, 2);
     assert_int_equal(cases.quarantined, 2); /* 0 and Inf; NaN is merely not measured */
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(cases.suspects[i].kernel, names[0]);
+        assert_same_problem(&cases.suspects[i].problem, &p);
+        assert_true(isnan(cases.suspects[i].expected));
+    }
     const int fused = strcmp(cases.kernel[0]->name, names[0]) == 0 ? 0 : 1;
     assert_string_equal(cases.kernel[!fused]->name, names[1]);
     assert_int_equal(cases.kernel[fused]->family, KS_FUSED);
@@ -321,6 +326,7 @@ static void test_quarantine(void **state)
                 for (int c = 0; c < cases.count; c++)
                     for (int q = 0; q < 2; q++) left += isnan(cases.items[c].value[q]);
                 assert_int_equal(left, 1);
+                assert_true(cases.suspects[0].expected > 20 * cases.suspects[0].value);
             }
             ks_cases_free(&cases);
         }

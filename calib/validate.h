@@ -1,0 +1,25 @@
+/* Cross-validation: learners judged on patterns that they have not seen. */
+#ifndef KS_VALIDATE_H
+#define KS_VALIDATE_H
+
+#include "heldout.h"
+
+/* What can learn the residual of the cost model (learners.c). The Gaussian process ships; the others are what it is measured
+ * against. */
+typedef enum ks_learner { KS_LEARN_GP = 0, KS_LEARN_COST, KS_LEARN_RIDGE, KS_LEARN_NEAREST, KS_NLEARNERS } ks_learner;
+
+const char *ks_learner_name(ks_learner learner); /* "gp", "cost", "ridge", "nearest"; NULL beyond */
+
+/* How cases are split, always by pattern (a,b,c,d): a pattern at another batch would tell. Either into folds, each predicted
+ * from the others, or, with train > 0, that many patterns drawn at random to learn from, and all others predicted, several
+ * times over. The same cases are split in the same way every time. */
+typedef struct ks_split {
+    int folds;
+    int train, draws;
+} ks_split;
+
+/* Adds the held-out advice of every fold or draw. KS_ERR_NO_DATA if nothing could be learned from any. */
+ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_split *split,
+                      ks_heldout *out);
+
+#endif
