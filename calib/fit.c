@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEARCH_POINTS = 120, LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN, FOLDS = 5 };
+enum { SEARCH_POINTS = 120, LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN };
 
 static const double noise_least = 1e-3; /* measurement variance over signal variance */
 
@@ -246,8 +246,7 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
     }
 }
 
-static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, bool means_only,
-                       ks_model *m)
+static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, ks_model *m)
 {
     double alpha[KS_MODEL_POINTS];
     m->type = cases->type, m->layout = cases->layout, m->objective = cases->objective;
@@ -275,7 +274,7 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         }
     }
     if (m->kernels == 0) return ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
-    return means_only ? KS_OK : ks_model_factorise(m);
+    return ks_model_factorise(m);
 }
 
 ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)
@@ -298,7 +297,8 @@ ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_op
     if (start && start->kernels) at[NOISE] = log(start->kernel[0].noise / start->kernel[0].signal / t->prior->noise);
     if (options && options->search_steps > 0) search(t, options->search_steps, at);
     scaled(t->prior, at[FACTOR], at[NOISE], length, &noise);
-    s = build(cases, t, length, noise, options && options->means_only, m);
+    m->caution = start ? start->caution : 1;
+    s = build(cases, t, length, noise, m);
 done:
     gsl_set_error_handler(handler);
     free(t);
@@ -308,41 +308,4 @@ done:
     }
     *model = m;
     return KS_OK;
-}
-
-static int fold_of(const ks_problem *p)
-{
-    const uint64_t key = mix(mix(mix(mix((uint64_t)p->a) ^ (uint64_t)p->b) ^ (uint64_t)p->c) ^ (uint64_t)p->d);
-    return (int)(key % FOLDS);
-}
-
-double ks_fit_cross_validate(const ks_cases *cases, const ks_device *device, const ks_model *model)
-{
-    double sum = 0;
-    int problems = 0;
-    ks_cases part = *cases, rest = *cases;
-    part.items = malloc(((size_t)cases->count + 1) * sizeof *part.items);
-    rest.items = malloc(((size_t)cases->count + 1) * sizeof *rest.items);
-    int *chosen = malloc(((size_t)cases->count + 1) * sizeof *chosen);
-    for (int fold = 0; part.items && rest.items && chosen && fold < FOLDS; fold++) {
-        part.count = rest.count = 0;
-        for (int i = 0; i < cases->count; i++) {
-            const ks_case *c = &cases->items[i];
-            if (fold_of(&c->problem) == fold)
-                part.items[part.count++] = *c;
-            else
-                rest.items[rest.count++] = *c;
-        }
-        ks_model *m;
-        ks_fit_options options = {.start = model, .means_only = true};
-        if (ks_fit(&rest, device, &options, &m) != KS_OK) continue;
-        ks_cases_choose(&part, device, m, chosen);
-        const ks_regret r = ks_cases_regret(&part, chosen, NULL);
-        sum += r.mean * r.problems, problems += r.problems;
-        ks_model_free(m);
-    }
-    free(part.items);
-    free(rest.items);
-    free(chosen);
-    return problems ? sum / problems : NAN;
 }

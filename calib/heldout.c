@@ -6,6 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of the logarithm of the caution, before anything is seen; and the share of outcomes that say nothing (a disturbed
+ * measurement), so that no single one commands. */
+static const double caution_deviation = 0.5, freak_share = 0.01;
+
 void ks_heldout_open(ks_heldout *h, const ks_cases *like)
 {
     *h = (ks_heldout){.cases = *like};
@@ -17,7 +21,7 @@ void ks_heldout_close(ks_heldout *h)
 {
     free(h->cases.items);
     free(h->chosen);
-    free(h->p_fused);
+    free(h->lead);
     free(h->expected);
     *h = (ks_heldout){0};
 }
@@ -34,7 +38,7 @@ static ks_status make_room(ks_heldout *h)
     if (h->cases.count < h->room) return KS_OK;
     const int room = h->room ? 2 * h->room : 256;
     if (!grown(&h->cases.items, sizeof *h->cases.items, room) || !grown(&h->chosen, sizeof *h->chosen, room) ||
-        !grown(&h->p_fused, sizeof *h->p_fused, room) || !grown(&h->expected, sizeof *h->expected, room))
+        !grown(&h->lead, sizeof *h->lead, room) || !grown(&h->expected, sizeof *h->expected, room))
         return ks_fail(KS_ERR_MEMORY, "out of memory for %d held-out problems", room);
     h->room = room;
     return KS_OK;
@@ -49,11 +53,11 @@ ks_status ks_heldout_add(ks_heldout *h, const ks_case *c, const ks_prediction *p
     const int at = h->cases.count++, best = ks_prediction_best(p, count);
     h->cases.items[at] = *c;
     h->chosen[at] = columns[best];
-    h->p_fused[at] = h->expected[at] = NAN;
+    h->lead[at] = h->expected[at] = NAN;
     if (!deviations) return KS_OK;
     h->expected[at] = ks_expected_regret(p, count, best);
     if (ks_case_best(&h->cases, c, KS_FUSED) >= 0 && ks_case_best(&h->cases, c, KS_BMM) >= 0)
-        h->p_fused[at] = ks_probability_fused(p, count);
+        h->lead[at] = ks_lead_of_fused(p, count);
     return KS_OK;
 }
 
@@ -94,6 +98,12 @@ static double regret_of(const ks_cases *cases, const ks_case *c, int column)
     return best < 0 || column < 0 || isnan(c->value[column]) ? NAN : c->value[column] / c->value[best] - 1;
 }
 
+/* Only where both families were measured. */
+static bool fused_won(const ks_cases *cases, const ks_case *c)
+{
+    return c->value[ks_case_best(cases, c, KS_FUSED)] < c->value[ks_case_best(cases, c, KS_BMM)];
+}
+
 void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
 {
     static const double edges[KS_BINS + 1] = {0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1};
@@ -102,25 +112,40 @@ void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
     for (int b = 0; b < KS_BINS; b++) r->bin[b] = (ks_bin){.from = edges[b], .to = edges[b + 1]};
     for (int i = 0; i < h->cases.count; i++) {
         const ks_case *c = &h->cases.items[i];
-        const double regret = regret_of(&h->cases, c, h->chosen[i]), p = h->p_fused[i];
+        const double regret = regret_of(&h->cases, c, h->chosen[i]), p = ks_normal_below(h->lead[i]);
         if (!isnan(regret) && !isnan(h->expected[i])) {
             r->expected += h->expected[i], r->realised += regret;
             known++;
         }
         if (isnan(p)) continue;
-        const double fused = c->value[ks_case_best(&h->cases, c, KS_FUSED)],
-                     bmm = c->value[ks_case_best(&h->cases, c, KS_BMM)], confidence = fmax(p, 1 - p);
+        const bool fused = fused_won(&h->cases, c);
+        const double confidence = fmax(p, 1 - p);
         ks_bin *bin = r->bin;
         while (bin + 1 < r->bin + KS_BINS && confidence >= bin->to) bin++;
         bin->count++, r->count++;
         bin->confidence += confidence;
-        bin->right += (p > 0.5) == (fused < bmm);
-        r->brier += pow(p - (fused < bmm), 2);
+        bin->right += (p > 0.5) == fused;
+        r->brier += pow(p - fused, 2);
     }
     for (ks_bin *bin = r->bin; bin < r->bin + KS_BINS; bin++)
         bin->confidence /= bin->count, bin->right /= bin->count; /* NaN of an empty one */
     r->brier /= r->count;
     r->expected /= known, r->realised /= known;
+}
+
+double ks_heldout_caution(const ks_heldout *h)
+{
+    double best = INFINITY, caution = 1;
+    for (double log_factor = -0.7; log_factor < 1.6; log_factor += 0.02) {
+        double sum = log_factor * log_factor / (2 * caution_deviation * caution_deviation);
+        for (int i = 0; i < h->cases.count; i++) {
+            if (isnan(h->lead[i])) continue;
+            const double lead = fused_won(&h->cases, &h->cases.items[i]) ? h->lead[i] : -h->lead[i];
+            sum -= log(freak_share / 2 + (1 - freak_share) * ks_normal_below(lead / exp(log_factor)));
+        }
+        if (sum < best) best = sum, caution = exp(log_factor);
+    }
+    return caution;
 }
 
 /* Running means of what is not NaN. */

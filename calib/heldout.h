@@ -10,7 +10,7 @@ typedef struct ks_heldout {
     ks_cases cases; /* items are its own */
     int room;
     int *chosen;      /* a kernel's column, as ks_cases_regret takes it */
-    double *p_fused;  /* P(fused faster); NaN where only one family was measured, or without deviations */
+    double *lead;     /* ks_lead_of_fused; NaN where only one family was measured, or without deviations */
     double *expected; /* regret; NaN without deviations */
 } ks_heldout;
 
@@ -49,6 +49,9 @@ typedef struct ks_reliability {
 } ks_reliability;
 
 void ks_heldout_reliability(const ks_heldout *heldout, ks_reliability *reliability);
+
+/* The factor of all deviations under which what happened is most likely: which family won, given the leads. */
+double ks_heldout_caution(const ks_heldout *heldout);
 
 /* Regret by d = 1 or not and by the batch's decade. */
 enum { KS_GROUPS = 2 * 8 };

@@ -260,7 +260,7 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
         correlations(k, m->points, shared, own, correlation);
         const float residual = dot_f32(k->alpha, correlation, m->points);
         out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
-        out[q].deviation = deviations ? sqrt(posterior_variance(m, k, correlation)) : 0;
+        out[q].deviation = deviations ? m->caution * sqrt(posterior_variance(m, k, correlation)) : 0;
     }
 }
 
@@ -274,7 +274,7 @@ int ks_prediction_best(const ks_prediction *p, int count)
     return best;
 }
 
-static double normal_below(double x)
+double ks_normal_below(double x)
 {
     return 0.5 * erfc(-x / sqrt(2));
 }
@@ -290,26 +290,32 @@ double ks_expected_regret(const ks_prediction *p, int count, int chosen)
         if (s < 1e-9)
             sum += mean > 0 ? expm1(mean) : 0;
         else
-            sum += exp(mean + s * s / 2) * normal_below(mean / s + s) - normal_below(mean / s);
+            sum += exp(mean + s * s / 2) * ks_normal_below(mean / s + s) - ks_normal_below(mean / s);
     }
     return sum;
 }
 
-double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
+/* By how many deviations p is faster than q. */
+static double lead(const ks_prediction *p, const ks_prediction *q)
 {
     const double s = hypot(p->deviation, q->deviation), gap = q->log_time - p->log_time;
-    return s > 1e-12 ? normal_below(gap / s) : gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
+    return s > 1e-12 ? gap / s : gap > 0 ? INFINITY : gap < 0 ? -INFINITY : 0;
 }
 
-double ks_probability_fused(const ks_prediction *p, int count)
+double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
+{
+    return ks_normal_below(lead(p, q));
+}
+
+double ks_lead_of_fused(const ks_prediction *p, int count)
 {
     int best[KS_NFAMILIES] = {-1, -1, -1};
     for (int q = 0; q < count; q++) {
         int *of = &best[p[q].kernel->family];
         if (*of < 0 || p[q].log_time < p[*of].log_time) *of = q;
     }
-    if (best[KS_FUSED] < 0 || best[KS_BMM] < 0) return best[KS_FUSED] >= 0;
-    return ks_probability_faster(&p[best[KS_FUSED]], &p[best[KS_BMM]]);
+    if (best[KS_FUSED] < 0 || best[KS_BMM] < 0) return best[KS_FUSED] < 0 ? -INFINITY : INFINITY;
+    return lead(&p[best[KS_FUSED]], &p[best[KS_BMM]]);
 }
 
 ks_status ks_model_factorise(ks_model *m)

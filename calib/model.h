@@ -42,6 +42,7 @@ typedef struct ks_model {
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
+    double caution;                              /* factor of all deviations, found by cross-validation */
     float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
     ks_model_kernel kernel[KS_MODEL_KERNELS];
@@ -100,8 +101,10 @@ double ks_expected_regret(const ks_prediction *predictions, int count, int chose
 /* P(the time of p < the time of q). */
 double ks_probability_faster(const ks_prediction *p, const ks_prediction *q);
 
-/* P(the best fused kernel beats the best bmm one); 0 or 1 where there is but one of the families. */
-double ks_probability_fused(const ks_prediction *predictions, int count);
+/* By how many deviations the best fused kernel beats the best bmm one; infinite where there is but one of the families.
+ * P(fused faster) is the normal distribution's share below. */
+double ks_lead_of_fused(const ks_prediction *predictions, int count);
+double ks_normal_below(double x);
 
 /* The model as JSON text (malloc'ed; NULL if out of memory), and back. Reading checks every size and number:
  * KS_ERR_PARSE names what is wrong. */

@@ -121,6 +121,11 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
             return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
         m->length[d] = (float)values[d];
     }
+    const cJSON *caution =
+        cJSON_GetObjectItemCaseSensitive(root, "caution"); /* models made before it was found have none */
+    m->caution = 1;
+    if (caution && (!number(caution, &m->caution) || m->caution < 0.1 || m->caution > 10))
+        return ks_fail(KS_ERR_PARSE, "model: caution is not a number in [0.1, 10]");
     const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
     if (!cJSON_IsArray(input) || cJSON_GetArraySize(input) != KS_MODEL_DIMS)
         return ks_fail(KS_ERR_PARSE, "model: input is not %d arrays", KS_MODEL_DIMS);
@@ -180,6 +185,7 @@ char *ks_model_print(const ks_model *m)
     cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout));
     cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective));
     cJSON_AddNumberToObject(root, "points", m->points);
+    cJSON_AddNumberToObject(root, "caution", m->caution);
     cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
     for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) add_short(length, (double)m->length[d]);
     for (int d = 0; d < KS_MODEL_DIMS; d++) {

@@ -2,6 +2,7 @@
 #include "refit.h"
 #include "error.h"
 #include "timer.h"
+#include "validate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -37,11 +38,11 @@ ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, k
     if (s != KS_OK) return s;
     if (result) *result = (ks_refit_result){cases.count, cases.quarantined, NAN};
     const ks_fit_options options = {.start = *model, .search_steps = search_steps, .seed = (uint64_t)cases.count};
-    s = ks_fit(&cases, device, &options, &fitted);
+    s = result ? ks_fit_validated(&cases, device, &options, &fitted, &result->cv_regret)
+               : ks_fit(&cases, device, &options, &fitted);
     if (s == KS_OK) {
         ks_model_free(*model);
         *model = fitted;
-        if (result) result->cv_regret = ks_fit_cross_validate(&cases, device, fitted);
     }
     ks_cases_free(&cases);
     return s;

@@ -2,6 +2,7 @@
 #ifndef KS_VALIDATE_H
 #define KS_VALIDATE_H
 
+#include "fit.h"
 #include "heldout.h"
 
 /* What can learn the residual of the cost model (learners.c). The Gaussian process ships; the others are what it is measured
@@ -21,5 +22,10 @@ typedef struct ks_split {
 /* Adds the held-out advice of every fold or draw. KS_ERR_NO_DATA if nothing could be learned from any. */
 ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_split *split,
                       ks_heldout *out);
+
+/* ks_fit, and cross-validation by five folds with the length scales that it found. The mean regret goes to *regret (NaN if
+ * there are too few cases), and the model's caution becomes what the held-out outcomes ask for. */
+ks_status ks_fit_validated(const ks_cases *cases, const ks_device *device, const ks_fit_options *options,
+                           ks_model **model, double *regret);
 
 #endif

@@ -2,9 +2,9 @@
  *
  * Learning is tested on laws of our own (known costs times a smooth function of the log sizes), where the right answer is
  * known to any accuracy; probabilities against Monte Carlo; policies against tables worked out by hand. */
-#include "fit.h"
 #include "knowledge.h"
 #include "measure.h"
+#include "validate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -75,24 +75,17 @@ static void make_cases(table *t, ks_cases *cases)
     *t = (table){0};
 }
 
-static ks_model *fitted(const ks_cases *cases)
-{
-    ks_model *model;
-    const ks_fit_options options = {.search_steps = KS_FIT_STEPS, .seed = 1};
-    ks_status status = ks_fit(cases, &device, &options, &model);
-    if (status != KS_OK) fail_msg("%s", ks_status_message(status));
-    return model;
-}
-
 static void test_learns_a_law(void **state)
 {
     table t = by_law(1, 200), fresh = by_law(2, 150);
     ks_cases cases, unseen;
     make_cases(&t, &cases);
     make_cases(&fresh, &unseen);
-    ks_model *model = fitted(&cases);
-    double sum = 0;
+    ks_model *model;
+    double sum = 0, cross;
     int chosen[200];
+    const ks_fit_options options = {.search_steps = KS_FIT_STEPS, .seed = 1};
+    assert_int_equal(ks_fit_validated(&cases, &device, &options, &model, &cross), KS_OK);
     (void)state;
     assert_in_range(cases.count, 190, 200); /* a few problems may be the same */
     assert_int_equal(cases.quarantined, 0);
@@ -112,7 +105,6 @@ static void test_learns_a_law(void **state)
     ks_cases_choose(&unseen, &device, model, chosen);
     double agreement;
     const ks_regret regret = ks_cases_regret(&unseen, chosen, &agreement);
-    const double cross = ks_fit_cross_validate(&cases, &device, model);
     print_message("mean error %.3g, mean regret %.3g, cross-validated %.3g, agreement %.3g\n", mean_error,
                   regret.mean, cross, agreement);
     assert_true(mean_error < 0.03);
