@@ -37,6 +37,7 @@ typedef struct ks_cases {
     char names[KS_MODEL_KERNELS][KS_NAME_BYTES];
     ks_case *items;
     int count;
+    int borrowed;         /* the last so many come from another device (origin.h) */
     ks_suspect *suspects; /* left out as impossible: not finite, not positive, or far off their neighbours' rate */
     int quarantined;      /* how many */
 } ks_cases;

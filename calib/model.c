@@ -167,11 +167,13 @@ static inline float exp_minus(float x)
     return e8 * e8;
 }
 
-/* Squared distances of a place from every point in the shared features, all over their lengths. */
-static WIDE void distances(const ks_model *m, const float place[KS_MODEL_DIMS], float *restrict out)
+/* Squared distances of a place, on this device or where points were borrowed from, to every point in the shared features, all
+ * over their lengths. */
+static WIDE void distances(const ks_model *m, const float place[KS_MODEL_DIMS], bool elsewhere, float *restrict out)
 {
-    const int points = m->points;
-    for (int i = 0; i < points; i++) out[i] = 0;
+    const int points = m->points, own = points - m->borrowed;
+    for (int i = 0; i < own; i++) out[i] = elsewhere ? m->apart : 0;
+    for (int i = own; i < points; i++) out[i] = elsewhere ? 0 : m->apart;
     for (int k = 0; k < KS_MODEL_DIMS; k++) {
         const float x = place[k], *input = m->input[k];
         for (int i = 0; i < points; i++) out[i] += (input[i] - x) * (input[i] - x);
@@ -242,7 +244,7 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
     if (m) {
         ks_model_features(p, place);
         for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] /= m->length[d];
-        distances(m, place, shared);
+        distances(m, place, false, shared);
     }
     for (int q = 0; q < count; q++) {
         double terms[KS_NTERMS], assumed[KS_NTERMS];
@@ -333,7 +335,7 @@ ks_status ks_model_factorise(ks_model *m)
             float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
             for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][index[r]];
             for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][index[r]];
-            distances(m, place, shared);
+            distances(m, place, index[r] >= m->points - m->borrowed, shared);
             correlations(k, m->points, shared, own, correlation);
             double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
             for (int c = 0; c <= r; c++) {

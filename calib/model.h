@@ -42,6 +42,8 @@ typedef struct ks_model {
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
+    int borrowed;                                /* the last so many points come from another device, */
+    float apart;                                 /* this squared distance away */
     double caution;                              /* factor of all deviations, found by cross-validation */
     float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */

@@ -55,6 +55,7 @@ static uint64_t last_drawn(const ks_cases *cases, int train, int draw, uint64_t 
 typedef struct course {
     ks_learner learner;
     const ks_model *like;
+    const ks_origin *origin; /* as ks_fit_options has it */
 } course;
 
 static ks_status learn_and_advise(const ks_cases *train, const ks_cases *others, const ks_device *device,
@@ -62,8 +63,10 @@ static ks_status learn_and_advise(const ks_cases *train, const ks_cases *others,
 {
     ks_model *model;
     double regret;
-    const ks_fit_options options = {
-        .start = how->like, .search_steps = how->like ? 0 : KS_FIT_STEPS, .seed = (uint64_t)train->count};
+    const ks_fit_options options = {.start = how->like,
+                                    .origin = how->origin,
+                                    .search_steps = how->like ? 0 : KS_FIT_STEPS,
+                                    .seed = (uint64_t)train->count};
     ks_status s = how->like || how->learner != KS_LEARN_GP
                       ? ks_fit(train, device, &options, &model)
                       : ks_fit_validated(train, device, &options, &model, &regret);
@@ -83,6 +86,9 @@ static ks_status validate(const ks_cases *cases, const ks_device *device, const 
     others.items = malloc(room * sizeof *others.items);
     uint64_t *keys = malloc(room * sizeof *keys);
     ks_status s = train.items && others.items && keys ? KS_OK : ks_fail(KS_ERR_MEMORY, "out of memory for the folds");
+    ks_origin origin = how->origin ? *how->origin : (ks_origin){0};
+    origin.withheld[origin.withheld[0] != NULL] = &others;
+    const course judged = {.learner = how->learner, .like = how->like, .origin = &origin};
     const int turns = split->train > 0 ? split->draws : split->folds;
     int learned = 0;
     for (int turn = 0; s == KS_OK && turn < turns; turn++) {
@@ -97,7 +103,7 @@ static ks_status validate(const ks_cases *cases, const ks_device *device, const 
             else
                 others.items[others.count++] = *c;
         }
-        s = learn_and_advise(&train, &others, device, how, out);
+        s = learn_and_advise(&train, &others, device, &judged, out);
         if (s == KS_ERR_NO_DATA)
             s = KS_OK; /* too few in this part */
         else
@@ -110,10 +116,10 @@ static ks_status validate(const ks_cases *cases, const ks_device *device, const 
     return s;
 }
 
-ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_split *split,
-                      ks_heldout *out)
+ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_origin *origin,
+                      const ks_split *split, ks_heldout *out)
 {
-    return validate(cases, device, &(course){.learner = learner}, split, out);
+    return validate(cases, device, &(course){.learner = learner, .origin = origin}, split, out);
 }
 
 ks_status ks_fit_validated(const ks_cases *cases, const ks_device *device, const ks_fit_options *options,
@@ -125,7 +131,8 @@ ks_status ks_fit_validated(const ks_cases *cases, const ks_device *device, const
     if (s != KS_OK) return s;
     (*model)->caution = 1;
     ks_heldout_open(&h, cases);
-    s = validate(cases, device, &(course){.like = *model}, &(ks_split){.folds = FOLDS}, &h);
+    s = validate(cases, device, &(course){.like = *model, .origin = options->origin}, &(ks_split){.folds = FOLDS},
+                 &h);
     if (s == KS_OK) {
         *regret = ks_cases_regret(&h.cases, h.chosen, NULL).mean;
         (*model)->caution = ks_heldout_caution(&h);

@@ -19,9 +19,9 @@ typedef struct ks_split {
     int train, draws;
 } ks_split;
 
-/* Adds the held-out advice of every fold or draw. KS_ERR_NO_DATA if nothing could be learned from any. */
-ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_split *split,
-                      ks_heldout *out);
+/* Adds the held-out advice of every fold or draw. What is learned from a part may be filled up from an origin (or NULL). KS_ERR_NO_DATA if nothing could be learned from any. */
+ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_origin *origin,
+                      const ks_split *split, ks_heldout *out);
 
 /* ks_fit, and cross-validation by five folds with the length scales that it found. The mean regret goes to *regret (NaN if
  * there are too few cases), and the model's caution becomes what the held-out outcomes ask for. */

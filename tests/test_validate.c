@@ -62,7 +62,7 @@ static void test_splits(void **state)
     ks_heldout_open(&folds, &cases);
     ks_heldout_open(&draws, &cases);
     ks_heldout_open(&again, &cases);
-    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, &(ks_split){.folds = 5}, &folds), KS_OK);
+    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, NULL, &(ks_split){.folds = 5}, &folds), KS_OK);
     assert_int_equal(folds.cases.count, cases.count);
     for (int i = 0; i < cases.count; i++) {
         int found = 0;
@@ -71,7 +71,7 @@ static void test_splits(void **state)
         assert_int_equal(found, 1);
     }
     const ks_split split = {.train = 20, .draws = 3};
-    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, &split, &draws), KS_OK);
+    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, NULL, &split, &draws), KS_OK);
     assert_int_equal(draws.cases.count, 3 * (cases.count - 2 * 20));
     for (int i = 0; i + 1 < cases.count; i += 2) { /* cases are sorted: a pattern's batches lie side by side */
         int found[2] = {0};
@@ -81,14 +81,14 @@ static void test_splits(void **state)
         assert_int_equal(found[0], found[1]);
         assert_in_range(found[0], 0, 3);
     }
-    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, &split, &again), KS_OK);
+    assert_int_equal(ks_validate(&cases, &device, KS_LEARN_GP, NULL, &split, &again), KS_OK);
     assert_int_equal(again.cases.count, draws.cases.count);
     assert_memory_equal(again.chosen, draws.chosen, (size_t)again.cases.count * sizeof *again.chosen);
     ks_heldout_close(&again);
     ks_heldout_open(&again, &cases);
     cases.count = 2;
-    assert_failure(ks_validate(&cases, &device, KS_LEARN_GP, &(ks_split){.folds = 2}, &again), KS_ERR_NO_DATA, "2",
-                   NULL);
+    assert_failure(ks_validate(&cases, &device, KS_LEARN_GP, NULL, &(ks_split){.folds = 2}, &again), KS_ERR_NO_DATA,
+                   "2", NULL);
     ks_heldout_close(&folds);
     ks_heldout_close(&draws);
     ks_heldout_close(&again);
@@ -105,7 +105,7 @@ static void test_learners(void **state)
     for (int learner = 0; learner < KS_NLEARNERS; learner++) {
         ks_heldout h;
         ks_heldout_open(&h, &cases);
-        assert_int_equal(ks_validate(&cases, &device, (ks_learner)learner, &(ks_split){.folds = 5}, &h), KS_OK);
+        assert_int_equal(ks_validate(&cases, &device, (ks_learner)learner, NULL, &(ks_split){.folds = 5}, &h), KS_OK);
         mean[learner] = ks_cases_regret(&h.cases, h.chosen, NULL).mean;
         print_message("%s: mean regret %.3g\n", ks_learner_name((ks_learner)learner), mean[learner]);
         assert_int_equal(isnan(h.expected[0]), learner != KS_LEARN_GP);

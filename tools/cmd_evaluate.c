@@ -33,8 +33,9 @@ typedef struct job {
     const char *source;
     const char *device; /* as the user named it; NULL: each row's own */
     ks_objective objective;
-    ks_split split; /* all 0: the store's models are judged */
-    bool learners;  /* the others, too */
+    ks_split split;   /* all 0: the store's models are judged */
+    bool learners;    /* the others, too */
+    const char *from; /* the device whose models what is learned starts from; NULL: none */
     cJSON *list;
     int configs;
 } job;
@@ -104,10 +105,24 @@ static ks_status compare(const job *j, const ks_cases *cases, const ks_device *d
     for (int learner = KS_LEARN_GP + 1; s == KS_OK && learner < KS_NLEARNERS; learner++) {
         ks_heldout h;
         ks_heldout_open(&h, cases);
-        s = ks_validate(cases, device, (ks_learner)learner, &j->split, &h);
+        s = ks_validate(cases, device, (ks_learner)learner, NULL, &j->split, &h);
         if (s == KS_OK) regrets[learner] = ks_cases_regret(&h.cases, h.chosen, NULL);
         ks_heldout_close(&h);
     }
+    return s;
+}
+
+/* What learning starts from: a model of the store. KS_OK without one if none was asked for. */
+static ks_status find_origin(const job *j, const wanted *like, ks_origin *origin)
+{
+    wanted w = {.type = like->type, .layout = like->layout, .objective = like->objective};
+    *origin = (ks_origin){0};
+    if (!j->from) return KS_OK;
+    ks_status s = ks_store_get_device(j->store, j->from, &origin->device);
+    if (s == KS_OK) s = ks_store_each_model(j->store, j->from, take, &w);
+    if (s == KS_OK) s = w.status;
+    ks_device_assume_rates(&origin->device);
+    origin->model = w.model;
     return s;
 }
 
@@ -116,9 +131,13 @@ static ks_status judge(job *j, const ks_device *device, const ks_cases *cases, c
 {
     ks_heldout h;
     cli_report r = {.device = device->name, .cases = cases, .acceptance.measured = w->measured};
+    ks_origin origin;
     ks_heldout_open(&h, cases);
-    ks_status s = w->model ? ks_heldout_advise_all(&h, cases, device, w->model)
-                           : ks_validate(cases, device, KS_LEARN_GP, &j->split, &h);
+    ks_status s = find_origin(j, w, &origin);
+    if (s == KS_OK)
+        s = w->model ? ks_heldout_advise_all(&h, cases, device, w->model)
+                     : ks_validate(cases, device, KS_LEARN_GP, &origin, &j->split, &h);
+    ks_origin_free(&origin);
     if (s == KS_OK) s = ks_heldout_judge(&h, &r.acceptance);
     if (s == KS_OK && j->learners) s = compare(j, cases, device, r.learners);
     if (s == KS_OK) {
@@ -226,6 +245,8 @@ int cmd_evaluate(cli *c, int argc, char **argv)
          false},
         {"train", CLI_INT, &train, "N", "learn from N patterns drawn at random, judge by all others", false},
         {"draws", CLI_INT, &draws, "M", "how many times --train draws (default 10)", false},
+        {"from", CLI_TEXT, &j.from, "DEVICE", "with --cv or --train: start from this device's models in the store",
+         false},
         {"learners", CLI_FLAG, &j.learners, NULL, "with --cv or --train: compare other learners on the same parts",
          false},
         {0},
@@ -241,7 +262,8 @@ int cmd_evaluate(cli *c, int argc, char **argv)
     j.split =
         (ks_split){.folds = (int)folds, .train = train > INT32_MAX ? INT32_MAX : (int)train, .draws = (int)draws};
     if (!file && !splits(&j)) return cli_misuse("evaluate", "--csv is required, unless --cv or --train is given");
-    if (j.learners && !splits(&j)) return cli_misuse("evaluate", "--learners needs --cv or --train");
+    if ((j.learners || j.from) && !splits(&j))
+        return cli_misuse("evaluate", "--%s needs --cv or --train", j.from ? "from" : "learners");
 
     ks_rows rows = {0};
     cJSON *object = cli_result_json();
@@ -249,7 +271,7 @@ int cmd_evaluate(cli *c, int argc, char **argv)
     j.list = cJSON_AddArrayToObject(object, "configs");
     ks_status s = ks_store_path(c->store, j.path, sizeof j.path);
     if (s == KS_OK) s = ks_store_open(&j.store, j.path, KS_STORE_READ);
-    if (s != KS_OK && file && splits(&j)) s = KS_OK; /* it would only have told facts of the device */
+    if (s != KS_OK && file && splits(&j) && !j.from) s = KS_OK; /* it would only have told facts of the device */
     j.source = file ? file : j.path;
     if (s == KS_OK) s = read_rows(&j, file, format, &rows);
     code = s == KS_OK ? evaluate_all(&j, &rows) : cli_status(s);

@@ -57,7 +57,10 @@ int cmd_fit(cli *c, int argc, char **argv)
         for (int l = 0; l < KS_NLAYOUTS; l++) {
             ks_model *model = NULL;
             ks_refit_result result;
-            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, KS_FIT_STEPS, &model, &result);
+            ks_origin origin;
+            ks_origin_nearest(&device, (ks_type)t, (ks_layout)l, objective, &origin);
+            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, &origin, KS_FIT_STEPS, &model, &result);
+            ks_origin_free(&origin);
             if (s == KS_OK) s = ks_refit_keep(store, &device, model, &result);
             ks_model_free(model);
             if (s == KS_ERR_NO_DATA) continue;
