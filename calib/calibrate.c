@@ -1,5 +1,8 @@
 /* ks_calibrate: measure, fit, accept.
  *
+ * The nearest seed's measurements stand in, as far as they go, for what is not measured yet (origin.h), so that there is a model
+ * after a few problems.
+ *
  * Every type and layout gets an equal share of the time left; types that pool their measurements have one between them.
  * Within a share: measure what fills the space and, one problem in four, what the model is least sure of, per second; fit,
  * store the model; judge it on fresh problems; fit once more with those. (With three in four, a model fitted to as many of
@@ -171,7 +174,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     r->problems = before.count;
     ks_cases_free(&before);
 
-    ks_origin_nearest(&r->device, type, layout, KS_TIME, &r->origin);
+    if (!r->options->alone) ks_origin_nearest(&r->device, type, layout, KS_TIME, &r->origin);
     s = ks_design_open(&design, &r->device, type, layout, ks_design_most_s(&r->device, share));
     if (s != KS_OK) goto done;
     ks_design_skip(design, r->problems);

@@ -64,6 +64,7 @@ void ks_origin_nearest(const ks_device *device, ks_type type, ks_layout layout, 
     wanted w = {.type = type, .layout = layout, .objective = objective};
     const ks_seed *seeds = ks_seeds(&count);
     *origin = (ks_origin){0};
+    if (!*device->arch) return; /* of a device that is known by name alone nothing says what it is like */
     for (size_t i = 0; i < count; i++) {
         if (ks_seed_read(&seeds[i], &other, no_model, NULL) != KS_OK) continue;
         const double far = distance(&other, device);

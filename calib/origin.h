@@ -13,7 +13,7 @@ typedef struct ks_origin {
 } ks_origin;
 
 /* The model of the seed that is nearest to this device: its own, or that of a device much like it. Without one, or without one
- * that this build can use, origin->model is NULL, which is no failure. */
+ * that this build can use, or for a device known by name alone, origin->model is NULL, which is no failure. */
 void ks_origin_nearest(const ks_device *device, ks_type type, ks_layout layout, ks_objective objective,
                        ks_origin *origin);
 void ks_origin_free(ks_origin *origin);

@@ -245,6 +245,21 @@ expect 0 --db split.db db import --format ksmm energy.csv
 expect 0 --db split.db evaluate --cv 3 --objective energy --json; json; holds '.configs[0].problems == 21'
 expect 0 --db split.db fit --device T --objective energy
 expect 0 --db split.db $split; said "sure by"
+expect 0 --db split.db $split --train 6 --draws 2 --from T --json; json; holds '.configs[0].regret.mean < 0.2'
+expect 1 --db split.db $split --cv 3 --from Nobody; says Nobody
+misuse --from --cv -- $split --from T
+# A device of which nothing but the name is known, by kernels that are: nothing is divided by its units.
+{
+    echo "a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,kernel_version"
+    for b in 8 16 32 64 128; do
+        for version in 1 2 3; do
+            echo "1,$b,8,4,1024,f32,first,Bare,fused.cpu,fused,0.001,$version"
+            echo "1,$b,8,4,1024,f32,first,Bare,bmm.cpu.permute,bmm,0.002,$version"
+        done
+    done
+} >bare.csv
+expect 0 evaluate --cv 3 --csv bare.csv; said Bare
+expect 0 --db bare.db db import bare.csv; expect 0 --db bare.db fit --device Bare
 expect 1 --db split.db evaluate --cv 3; says "too few"
 misuse --cv --train -- $split --cv 3 --train 3
 misuse --cv 2 -- $split --cv 1

@@ -204,6 +204,9 @@ static void test_nearest(void **state)
         assert_null(origin.model);
         ks_origin_nearest(&device, KS_F32, KS_BATCH_LAST, KS_ENERGY, &origin);
         assert_null(origin.model);
+        *device.arch = '\0';
+        ks_origin_nearest(&device, KS_F32, KS_BATCH_LAST, KS_TIME, &origin);
+        assert_null(origin.model);
     }
 }
 
