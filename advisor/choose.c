@@ -253,7 +253,7 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     advice->path = predicted[chosen].kernel->family;
     snprintf(advice->kernel, sizeof advice->kernel, "%s", predicted[chosen].kernel->name);
     advice->expected_regret = ks_expected_regret(predicted, count, chosen);
-    advice->p_fused_faster = ks_normal_below(ks_lead_of_fused(predicted, count));
+    advice->p_fused_faster = ks_lead_probability(ks_lead_of_fused(predicted, count));
     qsort(advice->candidates, (size_t)count, sizeof *advice->candidates, compare_candidates);
     return KS_OK;
 }

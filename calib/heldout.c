@@ -112,7 +112,7 @@ void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
     for (int b = 0; b < KS_BINS; b++) r->bin[b] = (ks_bin){.from = edges[b], .to = edges[b + 1]};
     for (int i = 0; i < h->cases.count; i++) {
         const ks_case *c = &h->cases.items[i];
-        const double regret = regret_of(&h->cases, c, h->chosen[i]), p = ks_normal_below(h->lead[i]);
+        const double regret = regret_of(&h->cases, c, h->chosen[i]), p = ks_lead_probability(h->lead[i]);
         if (!isnan(regret) && !isnan(h->expected[i])) {
             r->expected += h->expected[i], r->realised += regret;
             known++;
@@ -141,7 +141,7 @@ double ks_heldout_caution(const ks_heldout *h)
         for (int i = 0; i < h->cases.count; i++) {
             if (isnan(h->lead[i])) continue;
             const double lead = fused_won(&h->cases, &h->cases.items[i]) ? h->lead[i] : -h->lead[i];
-            sum -= log(freak_share / 2 + (1 - freak_share) * ks_normal_below(lead / exp(log_factor)));
+            sum -= log(freak_share / 2 + (1 - freak_share) * ks_lead_probability(lead / exp(log_factor)));
         }
         if (sum < best) best = sum, caution = exp(log_factor);
     }

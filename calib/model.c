@@ -276,7 +276,7 @@ int ks_prediction_best(const ks_prediction *p, int count)
     return best;
 }
 
-double ks_normal_below(double x)
+static double normal_below(double x)
 {
     return 0.5 * erfc(-x / sqrt(2));
 }
@@ -292,21 +292,9 @@ double ks_expected_regret(const ks_prediction *p, int count, int chosen)
         if (s < 1e-9)
             sum += mean > 0 ? expm1(mean) : 0;
         else
-            sum += exp(mean + s * s / 2) * ks_normal_below(mean / s + s) - ks_normal_below(mean / s);
+            sum += exp(mean + s * s / 2) * normal_below(mean / s + s) - normal_below(mean / s);
     }
     return sum;
-}
-
-/* By how many deviations p is faster than q. */
-static double lead(const ks_prediction *p, const ks_prediction *q)
-{
-    const double s = hypot(p->deviation, q->deviation), gap = q->log_time - p->log_time;
-    return s > 1e-12 ? gap / s : gap > 0 ? INFINITY : gap < 0 ? -INFINITY : 0;
-}
-
-double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
-{
-    return ks_normal_below(lead(p, q));
 }
 
 double ks_lead_of_fused(const ks_prediction *p, int count)
@@ -317,7 +305,15 @@ double ks_lead_of_fused(const ks_prediction *p, int count)
         if (*of < 0 || p[q].log_time < p[*of].log_time) *of = q;
     }
     if (best[KS_FUSED] < 0 || best[KS_BMM] < 0) return best[KS_FUSED] < 0 ? -INFINITY : INFINITY;
-    return lead(&p[best[KS_FUSED]], &p[best[KS_BMM]]);
+    const ks_prediction *fused = &p[best[KS_FUSED]], *bmm = &p[best[KS_BMM]];
+    const double s = hypot(fused->deviation, bmm->deviation), gap = bmm->log_time - fused->log_time;
+    return s > 1e-12 ? gap / s : gap > 0 ? INFINITY : gap < 0 ? -INFINITY : 0;
+}
+
+double ks_lead_probability(double lead)
+{
+    const double t = lead / 0.8, s = isinf(t) ? copysign(1, t) : t / sqrt(4 + t * t);
+    return 0.5 + s * (3 - s * s) / 4;
 }
 
 ks_status ks_model_factorise(ks_model *m)

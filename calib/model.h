@@ -100,13 +100,12 @@ int ks_prediction_best(const ks_prediction *predictions, int count);
 /* E[time of `chosen` / best time] - 1, bounded by the sum over rivals, each pair taken as independent normals. */
 double ks_expected_regret(const ks_prediction *predictions, int count, int chosen);
 
-/* P(the time of p < the time of q). */
-double ks_probability_faster(const ks_prediction *p, const ks_prediction *q);
-
-/* By how many deviations the best fused kernel beats the best bmm one; infinite where there is but one of the families.
- * P(fused faster) is the normal distribution's share below. */
+/* By how many deviations the best fused kernel is ahead of the best bmm one; infinite where there is but one of the families. */
 double ks_lead_of_fused(const ks_prediction *predictions, int count);
-double ks_normal_below(double x);
+
+/* P(what leads by so many deviations is faster). Held-out errors have heavier tails than a normal distribution: it is Student's t
+ * of four degrees of freedom, made so narrow that a lead of one deviation means much the same by either. */
+double ks_lead_probability(double lead);
 
 /* The model as JSON text (malloc'ed; NULL if out of memory), and back. Reading checks every size and number:
  * KS_ERR_PARSE names what is wrong. */

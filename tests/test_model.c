@@ -395,25 +395,19 @@ static void test_probabilities(void **state)
     (void)state;
     for (int i = 0; i < 4; i++) {
         ks_prediction p[3];
-        double faster = 0, pair = 0, all = 0;
+        double pair = 0, all = 0;
         for (int q = 0; q < 3; q++) p[q] = (ks_prediction){NULL, means[i][q], deviations[i][q]};
         for (int n = 0; n < DRAWS; n++) {
             double z[3];
             for (int q = 0; q < 3; q++) z[q] = means[i][q] + deviations[i][q] * normal(&r);
-            faster += z[0] < z[1];
             pair += expm1(fmax(0, z[0] - z[1]));
             all += expm1(z[0] - fmin(z[0], fmin(z[1], z[2])));
         }
         const double regret = ks_expected_regret(p, 2, 0);
-        assert_true(fabs(ks_probability_faster(&p[0], &p[1]) - faster / DRAWS) < 0.005);
-        assert_true(fabs(ks_probability_faster(&p[0], &p[1]) + ks_probability_faster(&p[1], &p[0]) - 1) < 1e-12);
         assert_true(fabs(regret - pair / DRAWS) < 0.01 * regret + 1e-3);
         assert_true(ks_expected_regret(p, 3, 0) > 0.98 * all / DRAWS - 1e-3); /* a bound */
     }
     ks_prediction sure[] = {{NULL, 1, 0}, {NULL, 2, 0}};
-    assert_true(ks_probability_faster(&sure[0], &sure[1]) == 1);
-    assert_true(ks_probability_faster(&sure[1], &sure[0]) == 0);
-    assert_true(ks_probability_faster(&sure[0], &sure[0]) == 0.5);
     assert_true(ks_expected_regret(sure, 2, 0) == 0);
     assert_near(ks_expected_regret(sure, 2, 1), exp(1) - 1, 1e-9);
     assert_true(ks_expected_regret(sure, 1, 0) == 0);
@@ -421,6 +415,34 @@ static void test_probabilities(void **state)
     assert_int_equal(ks_prediction_best(tied, 3), 1); /* inside 2 %: the first */
     tied[1].log_time = 0.03;
     assert_int_equal(ks_prediction_best(tied, 3), 2);
+}
+
+static void test_leads(void **state)
+{
+    static const double leads[] = {-4, -1, 0, 0.3, 1, 2, 5};
+    enum { DRAWS = 200000 };
+    rng r = rng_make(6, 0);
+    (void)state;
+    for (size_t i = 0; i < sizeof leads / sizeof *leads; i++) {
+        int below = 0;
+        for (int n = 0; n < DRAWS; n++) { /* a normal over the root of the mean of four squares */
+            double squares = 0;
+            for (int k = 0; k < 4; k++) squares += pow(normal(&r), 2) / 4;
+            below += 0.8 * normal(&r) / sqrt(squares) < leads[i];
+        }
+        assert_true(fabs(ks_lead_probability(leads[i]) - (double)below / DRAWS) < 0.005);
+        assert_true(fabs(ks_lead_probability(leads[i]) + ks_lead_probability(-leads[i]) - 1) < 1e-12);
+    }
+    /* The best of a family speaks for it. */
+    const ks_kernel fused = {.family = KS_FUSED}, bmm = {.family = KS_BMM};
+    const ks_prediction p[] = {{&fused, 3, 0.1}, {&bmm, 2, 0.4}, {&fused, 1, 0.3}, {&bmm, 5, 0.1}};
+    assert_near(ks_lead_of_fused(p, 4), 2, 1e-12); /* (2 - 1) / 0.5 */
+    assert_near(ks_lead_of_fused(p, 2), -1 / hypot(0.1, 0.4), 1e-12);
+    assert_true(ks_lead_probability(ks_lead_of_fused(p, 1)) == 1);
+    assert_true(ks_lead_probability(ks_lead_of_fused(p + 1, 1)) == 0);
+    const ks_prediction sure[] = {{&fused, 1, 0}, {&bmm, 2, 0}}, even[] = {{&fused, 1, 0}, {&bmm, 1, 0}};
+    assert_true(ks_lead_probability(ks_lead_of_fused(sure, 2)) == 1);
+    assert_true(ks_lead_probability(ks_lead_of_fused(even, 2)) == 0.5);
 }
 
 int main(void)
@@ -431,6 +453,7 @@ int main(void)
         cmocka_unit_test(test_supports),     cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_quarantine),   cmocka_unit_test(test_nothing_to_quarantine),
         cmocka_unit_test(test_policies),     cmocka_unit_test(test_probabilities),
+        cmocka_unit_test(test_leads),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }
