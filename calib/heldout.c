@@ -107,7 +107,6 @@ static bool fused_won(const ks_cases *cases, const ks_case *c)
 void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
 {
     static const double edges[KS_BINS + 1] = {0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1};
-    int known = 0;
     *r = (ks_reliability){0};
     for (int b = 0; b < KS_BINS; b++) r->bin[b] = (ks_bin){.from = edges[b], .to = edges[b + 1]};
     for (int i = 0; i < h->cases.count; i++) {
@@ -115,7 +114,7 @@ void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
         const double regret = regret_of(&h->cases, c, h->chosen[i]), p = ks_lead_probability(h->lead[i]);
         if (!isnan(regret) && !isnan(h->expected[i])) {
             r->expected += h->expected[i], r->realised += regret;
-            known++;
+            r->known++;
         }
         if (isnan(p)) continue;
         const bool fused = fused_won(&h->cases, c);
@@ -130,7 +129,29 @@ void ks_heldout_reliability(const ks_heldout *h, ks_reliability *r)
     for (ks_bin *bin = r->bin; bin < r->bin + KS_BINS; bin++)
         bin->confidence /= bin->count, bin->right /= bin->count; /* NaN of an empty one */
     r->brier /= r->count;
-    r->expected /= known, r->realised /= known;
+    r->expected /= r->known, r->realised /= r->known;
+}
+
+/* Of two means; that of none counts for nothing. */
+static double pooled(double x, int count_x, double y, int count_y)
+{
+    return ((count_x ? x * count_x : 0) + (count_y ? y * count_y : 0)) / (count_x + count_y);
+}
+
+void ks_reliability_add(ks_reliability *sum, const ks_reliability *part)
+{
+    for (int b = 0; b < KS_BINS; b++) {
+        ks_bin *to = &sum->bin[b];
+        const ks_bin *from = &part->bin[b];
+        to->from = from->from, to->to = from->to;
+        to->confidence = pooled(to->confidence, to->count, from->confidence, from->count);
+        to->right = pooled(to->right, to->count, from->right, from->count);
+        to->count += from->count;
+    }
+    sum->brier = pooled(sum->brier, sum->count, part->brier, part->count);
+    sum->expected = pooled(sum->expected, sum->known, part->expected, part->known);
+    sum->realised = pooled(sum->realised, sum->known, part->realised, part->known);
+    sum->count += part->count, sum->known += part->known;
 }
 
 double ks_heldout_caution(const ks_heldout *h)

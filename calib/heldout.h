@@ -45,10 +45,14 @@ typedef struct ks_reliability {
     ks_bin bin[KS_BINS];
     int count;                 /* problems with both families */
     double brier;              /* mean of (probability - outcome)^2 */
-    double expected, realised; /* mean regret, as predicted and as it was */
+    int known;                 /* problems with an expected regret */
+    double expected, realised; /* mean regret of these, as predicted and as it was */
 } ks_reliability;
 
 void ks_heldout_reliability(const ks_heldout *heldout, ks_reliability *reliability);
+
+/* Adds what another set of held-out problems says; {0} is none. */
+void ks_reliability_add(ks_reliability *sum, const ks_reliability *part);
 
 /* The factor of all deviations under which what happened is most likely: which family won, given the leads. */
 double ks_heldout_caution(const ks_heldout *heldout);

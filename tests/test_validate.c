@@ -204,6 +204,14 @@ static void test_reports(void **state)
     assert_near(r.bin[2].confidence, 0.75, 1e-6);
     assert_near(r.bin[2].right, 0.75, 1e-9);
     assert_near(r.bin[4].right, 0.9, 1e-9);
+    ks_reliability sum = {0};
+    ks_reliability_add(&sum, &r);
+    r.brier = 1, r.realised = 0.8, r.bin[2].right = 0; /* as many again, all wrong */
+    ks_reliability_add(&sum, &r);
+    assert_int_equal(sum.count, 60);
+    assert_near(sum.realised, 0.5, 1e-9);
+    assert_near(sum.bin[2].right, 0.375, 1e-9);
+    assert_true(sum.bin[2].count == 40 && sum.bin[0].count == 0 && sum.bin[2].from == 0.7);
     assert_int_equal(ks_heldout_groups(&h, groups), 2);
     assert_true(groups[0].single && groups[0].batch == 100 && groups[0].problems == 20);
     assert_near(groups[0].advisor, 5.0 / 20, 1e-9);

@@ -38,6 +38,7 @@ typedef struct job {
     const char *from; /* the device whose models what is learned starts from; NULL: none */
     cJSON *list;
     int configs;
+    ks_reliability pooled; /* over the configurations of the device at hand */
 } job;
 
 static bool splits(const job *j)
@@ -142,6 +143,7 @@ static ks_status judge(job *j, const ks_device *device, const ks_cases *cases, c
     if (s == KS_OK && j->learners) s = compare(j, cases, device, r.learners);
     if (s == KS_OK) {
         ks_heldout_reliability(&h, &r.reliability);
+        ks_reliability_add(&j->pooled, &r.reliability);
         r.group_count = ks_heldout_groups(&h, r.groups);
         if (j->c->json)
             cJSON_AddItemToArray(j->list, cli_report_json(&r));
@@ -189,9 +191,15 @@ static int evaluate_device(job *j, const ks_rows *table, const char *name)
     ks_device_assume_rates(&device);
     ks_rows rows = rows_of(table, name);
     ks_status s = KS_OK;
+    const int before = j->configs;
+    j->pooled = (ks_reliability){0};
     for (int t = 0; s == KS_OK && t < KS_NTYPES; t++)
         for (int l = 0; s == KS_OK && l < KS_NLAYOUTS; l++) s = evaluate(j, &device, &rows, (ks_type)t, (ks_layout)l);
     ks_rows_free(&rows);
+    if (!j->c->json && j->configs > before + 1) {
+        printf("\n%s, all types and layouts\n", name);
+        cli_print_reliability(&j->pooled);
+    }
     return s == KS_OK ? CLI_GO_ON : cli_status(s);
 }
 

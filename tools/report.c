@@ -99,7 +99,7 @@ cJSON *cli_report_json(const cli_report *r)
     return object;
 }
 
-static void print_reliability(const ks_reliability *r)
+void cli_print_reliability(const ks_reliability *r)
 {
     if (r->count == 0) return;
     printf("\n%-15s  %8s  %8s  %8s\n", "sure by", "problems", "said", "right");
@@ -129,6 +129,6 @@ void cli_print_report(const cli_report *r, bool another)
     cli_print_acceptance(&r->acceptance, 1);
     for (int i = 0; i < KS_NLEARNERS; i++)
         if (r->learners[i].problems) cli_print_regret(ks_learner_name((ks_learner)i), &r->learners[i]);
-    print_reliability(&r->reliability);
+    cli_print_reliability(&r->reliability);
     print_groups(r->groups, r->group_count);
 }

@@ -24,5 +24,6 @@ cJSON *cli_report_json(const cli_report *report);
 
 /* The same as tables on standard output; another report comes before it. */
 void cli_print_report(const cli_report *report, bool another);
+void cli_print_reliability(const ks_reliability *reliability);
 
 #endif
