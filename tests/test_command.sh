@@ -243,7 +243,7 @@ holds '.configs[0] | .problems >= 22 and .problems <= 24 and (.learners | keys) 
 expect 0 $split --cv 3 --learners; quiet; said "left out: (1,512,512,2)" advisor ridge nearest "sure by" "Brier" "d>1"
 expect 0 --db split.db db import --format ksmm energy.csv
 expect 0 --db split.db evaluate --cv 3 --objective energy --json; json; holds '.configs[0].problems == 21'
-expect 0 --db split.db fit --device T --objective energy
+expect 0 --db split.db fit --device T --objective energy; expect 0 --db split.db fit --device T --objective energy --alone
 expect 0 --db split.db $split; said "sure by"
 expect 0 --db split.db $split --train 6 --draws 2 --from T --json; json; holds '.configs[0].regret.mean < 0.2'
 expect 1 --db split.db $split --cv 3 --from Nobody; says Nobody
