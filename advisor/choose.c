@@ -239,12 +239,10 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     snprintf(advice->source_device, sizeof advice->source_device, "%s",
              measured ? ctx->device.name : known->source_device);
     const ks_kernel *remembered = ks_context_recall(ctx, p);
-    int chosen = ks_prediction_best(predicted, count), best[KS_NFAMILIES] = {-1, -1, -1};
+    int chosen = ks_prediction_best(predicted, count);
     for (int q = 0; q < count; q++) {
         const ks_prediction *r = &predicted[q];
         if (r->kernel == remembered) chosen = q; /* measured at its first use, perhaps */
-        if (best[r->kernel->family] < 0 || r->log_time < predicted[best[r->kernel->family]].log_time)
-            best[r->kernel->family] = q;
         ks_candidate *c = &advice->candidates[q];
         snprintf(c->kernel, sizeof c->kernel, "%s", r->kernel->name);
         c->family = r->kernel->family;
@@ -255,10 +253,7 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     advice->path = predicted[chosen].kernel->family;
     snprintf(advice->kernel, sizeof advice->kernel, "%s", predicted[chosen].kernel->name);
     advice->expected_regret = ks_expected_regret(predicted, count, chosen);
-    advice->p_fused_faster = best[KS_FUSED] < 0 ? 0
-                             : best[KS_BMM] < 0
-                                 ? 1
-                                 : ks_probability_faster(&predicted[best[KS_FUSED]], &predicted[best[KS_BMM]]);
+    advice->p_fused_faster = ks_lead_probability(ks_lead_of_fused(predicted, count));
     qsort(advice->candidates, (size_t)count, sizeof *advice->candidates, compare_candidates);
     return KS_OK;
 }

@@ -323,6 +323,7 @@ typedef struct ks_calibrate_options {
     unsigned types;                                    /* bit 1u << ks_type; 0: KS_F32, on GPUs also the halves */
     unsigned layouts;                                  /* bit 1u << ks_layout; 0: both */
     uint64_t seed;                                     /* of the acceptance problems; 0: from the clock */
+    bool alone;                                        /* do not start from what is known of the nearest device */
     bool (*progress)(void *user, const ks_progress *); /* false stops the run: all that was measured is kept */
     void *user;
 } ks_calibrate_options;

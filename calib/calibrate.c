@@ -1,5 +1,8 @@
 /* ks_calibrate: measure, fit, accept.
  *
+ * The nearest seed's measurements stand in, as far as they go, for what is not measured yet (origin.h), so that there is a model
+ * after a few problems.
+ *
  * Every type and layout gets an equal share of the time left; types that pool their measurements have one between them.
  * Within a share: measure what fills the space and, one problem in four, what the model is least sure of, per second; fit,
  * store the model; judge it on fresh problems; fit once more with those. (With three in four, a model fitted to as many of
@@ -31,6 +34,7 @@ typedef struct run {
     double config_end_s;   /* of the type and layout at hand */
     double fit_s;          /* the longest that a fit has taken: to be kept in hand */
     ks_rows rows;          /* of the type and layout at hand */
+    ks_origin origin;      /* of the type and layout at hand: a known device to start from */
     double expected_regret;
     int problems; /* of the type and layout at hand, those from the store included */
 } run;
@@ -71,19 +75,29 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
     return report_progress(r, phase);
 }
 
+/* How many problems a fit takes from the known device. */
+static int borrowed(const run *r)
+{
+    const ks_model *m = r->origin.model;
+    const int own = m ? m->points - m->borrowed : 0;
+    return own < KS_FIT_BORROWED ? own : KS_FIT_BORROWED;
+}
+
 /* Measures until the time for it is over, and in any case what a fit needs. *model holds the last fit. */
 static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layout, double end_s, ks_model **model)
 {
     const bool gpu = r->device.backend == KS_CUDA; /* a median spread of 0.3 % there */
     const ks_measure_limits limits = {
         .min_samples = gpu ? 3 : 5, .max_samples = gpu ? 7 : 15, .max_s = fmax((end_s - ks_now_s()) / 150, 0.01)};
+    const int lent = borrowed(r), first = lent ? EXPLORE_LEAST : SPREAD_FIRST;
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
     for (int turn = 0; s == KS_OK && (r->problems < EXPLORE_LEAST || ks_now_s() + 3 * r->fit_s < end_s); turn++) {
-        if (r->problems >= SPREAD_FIRST && r->problems > fitted_at + fitted_at / 8) {
+        if (r->problems >= first && r->problems > fitted_at + (fitted_at + lent) / 8) {
             const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
-            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, search ? KS_FIT_QUICK_STEPS : 0, model, NULL);
+            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search ? KS_FIT_QUICK_STEPS : 0,
+                         model, NULL);
             r->fit_s = fmax(r->fit_s, ks_now_s() - start);
             if (s == KS_ERR_NO_DATA) s = KS_OK; /* not yet */
             fitted_at = r->problems;
@@ -138,7 +152,7 @@ static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search
 {
     ks_refit_result result;
     const double start = ks_now_s();
-    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, search_steps, model, &result);
+    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search_steps, model, &result);
     if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
     r->fit_s = fmax(r->fit_s, ks_now_s() - start);
     return s;
@@ -160,6 +174,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     r->problems = before.count;
     ks_cases_free(&before);
 
+    if (!r->options->alone) ks_origin_nearest(&r->device, type, layout, KS_TIME, &r->origin);
     s = ks_design_open(&design, &r->device, type, layout, ks_design_most_s(&r->device, share));
     if (s != KS_OK) goto done;
     ks_design_skip(design, r->problems);
@@ -177,6 +192,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
 done:
     ks_design_close(design);
     ks_model_free(model);
+    ks_origin_free(&r->origin);
     return s;
 }
 

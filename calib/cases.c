@@ -106,11 +106,23 @@ static void fit_cost(const ks_cases *cases, const ks_device *device, int q, cons
     for (int t = 0; t < KS_NTERMS; t++) cost[t] = w[t] * unit[t];
 }
 
+static ks_status quarantine(ks_cases *cases, const ks_problem *problem, const char *kernel, double value,
+                            double expected)
+{
+    ks_suspect *more = realloc(cases->suspects, ((size_t)cases->quarantined + 1) * sizeof *more);
+    if (!more) return ks_fail(KS_ERR_MEMORY, "out of memory for what is quarantined");
+    cases->suspects = more, more += cases->quarantined++;
+    *more = (ks_suspect){.problem = *problem, .value = value, .expected = expected};
+    snprintf(more->kernel, sizeof more->kernel, "%s", kernel);
+    return KS_OK;
+}
+
 /* Finds values absurdly small beside what the kernel's costs say. Costs fitted to relative errors would be bent by the very
  * rows that are looked for (their weight is one over their value, squared), so here an error counts relative to the larger of
  * the value and the last fit: whatever a row says, it pulls no harder than an error of 100 %. `scale` holds a number a case. */
-static void quarantine_impossible(ks_cases *cases, const ks_device *device, double *scale)
+static ks_status quarantine_impossible(ks_cases *cases, const ks_device *device, double *scale)
 {
+    ks_status s = KS_OK;
     for (int q = 0; q < cases->kernels; q++) {
         double cost[KS_NTERMS], terms[KS_NTERMS];
         int n = 0;
@@ -133,13 +145,17 @@ static void quarantine_impossible(ks_cases *cases, const ks_device *device, doub
             }
             fit_cost(cases, device, q, scale, cost);
         }
-        for (int i = 0; i < cases->count; i++) {
+        for (int i = 0; s == KS_OK && i < cases->count; i++) {
             ks_case *c = &cases->items[i];
             if (isnan(c->value[q])) continue;
             cases->kernel[q]->cost_terms(&c->problem, device, terms);
-            if (c->value[q] < ks_cost_s(cost, terms) / absurd) c->value[q] = NAN, cases->quarantined++;
+            const double expected = ks_cost_s(cost, terms);
+            if (c->value[q] >= expected / absurd) continue;
+            s = quarantine(cases, &c->problem, cases->kernel[q]->name, c->value[q], expected);
+            c->value[q] = NAN;
         }
     }
+    return s;
 }
 
 ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_device *device, ks_type type,
@@ -157,16 +173,16 @@ ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_devi
         return ks_fail(KS_ERR_MEMORY, "out of memory for %zu measurements", count);
     }
     size_t kept = 0;
-    for (size_t i = 0; i < count; i++) {
+    ks_status s = KS_OK;
+    for (size_t i = 0; s == KS_OK && i < count; i++) {
         const ks_measurement *m = &rows[i];
         if (m->problem.type != type || m->problem.layout != layout || m->status != KS_OK) continue;
         const double value = value_of(m, objective);
         if (isnan(value)) continue;
-        if (!(value > 0) || isinf(value)) {
-            cases->quarantined++;
-            continue;
-        }
-        sorted[kept++] = m;
+        if (value > 0 && !isinf(value))
+            sorted[kept++] = m;
+        else
+            s = quarantine(cases, &m->problem, m->kernel, value, NAN);
     }
     qsort(sorted, kept, sizeof *sorted, compare_rows);
     for (size_t i = 0, next; i < kept; i = next) {
@@ -184,17 +200,19 @@ ks_status ks_cases_build(const ks_measurement *rows, size_t count, const ks_devi
         qsort(values, n, sizeof *values, compare_values);
         c->value[q] = n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
     }
-    quarantine_impossible(cases, device, values);
+    if (s == KS_OK) s = quarantine_impossible(cases, device, values);
     free(sorted);
     free(values);
-    return KS_OK;
+    if (s != KS_OK) ks_cases_free(cases);
+    return s;
 }
 
 void ks_cases_free(ks_cases *cases)
 {
     free(cases->items);
-    cases->items = NULL;
-    cases->count = 0;
+    free(cases->suspects);
+    cases->items = NULL, cases->suspects = NULL;
+    cases->count = cases->quarantined = 0;
 }
 
 int ks_case_best(const ks_cases *cases, const ks_case *c, int family)
@@ -205,6 +223,15 @@ int ks_case_best(const ks_cases *cases, const ks_case *c, int family)
             (best < 0 || c->value[q] < c->value[best]))
             best = q;
     return best;
+}
+
+int ks_case_kernels(const ks_cases *cases, const ks_case *c, const ks_kernel *kernels[KS_MODEL_KERNELS],
+                    int columns[KS_MODEL_KERNELS])
+{
+    int count = 0;
+    for (int q = 0; q < cases->kernels; q++)
+        if (!isnan(c->value[q])) kernels[count] = cases->kernel[q], columns[count++] = q;
+    return count;
 }
 
 void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
@@ -251,12 +278,11 @@ void ks_cases_choose(const ks_cases *cases, const ks_device *device, const ks_mo
 {
     for (int i = 0; i < cases->count; i++) {
         const ks_kernel *kernels[KS_MODEL_KERNELS];
-        int index[KS_MODEL_KERNELS], count = 0;
-        for (int q = 0; q < cases->kernels; q++)
-            if (!isnan(cases->items[i].value[q])) kernels[count] = cases->kernel[q], index[count++] = q;
+        int columns[KS_MODEL_KERNELS];
         ks_prediction predicted[KS_MODEL_KERNELS];
+        const int count = ks_case_kernels(cases, &cases->items[i], kernels, columns);
         ks_model_predict(model, device, &cases->items[i].problem, kernels, count, false, predicted);
-        chosen[i] = count ? index[ks_prediction_best(predicted, count)] : -1;
+        chosen[i] = count ? columns[ks_prediction_best(predicted, count)] : -1;
     }
 }
 

@@ -18,6 +18,14 @@ typedef struct ks_case {
     double value[KS_MODEL_KERNELS]; /* seconds, or joules; NaN where the kernel was not measured */
 } ks_case;
 
+/* A value that was left out as impossible, and what the kernel's costs make of the problem; NaN where the value needs no
+ * comparison, being no positive number. */
+typedef struct ks_suspect {
+    ks_problem problem;
+    char kernel[KS_NAME_BYTES];
+    double value, expected;
+} ks_suspect;
+
 /* Points into itself (its stand-in kernels): not to be copied beyond the life of the original. */
 typedef struct ks_cases {
     ks_type type;
@@ -29,7 +37,9 @@ typedef struct ks_cases {
     char names[KS_MODEL_KERNELS][KS_NAME_BYTES];
     ks_case *items;
     int count;
-    int quarantined; /* rows left out as impossible: not finite, not positive, or far off their neighbours' rate */
+    int borrowed;         /* the last so many come from another device (origin.h) */
+    ks_suspect *suspects; /* left out as impossible: not finite, not positive, or far off their neighbours' rate */
+    int quarantined;      /* how many */
 } ks_cases;
 
 /* Groups the rows of one type and layout. Rows of a kernel in another version than this build's, of family
@@ -42,6 +52,10 @@ void ks_cases_free(ks_cases *cases);
 
 /* Index of the fastest measured kernel of a case (of one family, if family >= 0); -1 if there is none. */
 int ks_case_best(const ks_cases *cases, const ks_case *c, int family);
+
+/* The kernels that a case has values of, and their columns; returns how many. */
+int ks_case_kernels(const ks_cases *cases, const ks_case *c, const ks_kernel *kernels[KS_MODEL_KERNELS],
+                    int columns[KS_MODEL_KERNELS]);
 
 /* Non-negative costs per term that fit kernel q's values best in relative error. */
 void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);

@@ -16,17 +16,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEARCH_POINTS = 120, LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN, FOLDS = 5 };
+enum { SEARCH_POINTS = 120, LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN };
 
 static const double noise_least = 1e-3; /* measurement variance over signal variance */
 
 /* What is known before a device is: lengths in the order of ks_model_features and ks_model_own_features. They are geometric
  * means over the best for F32 and F16 on an H100 and an H200, and for F32 on a CPU of two threads in three calibrations. */
-typedef struct prior {
+typedef struct scales {
     double length[LENGTHS], noise;
-} prior;
+    double apart; /* squared distance between what was measured here and what is borrowed */
+} scales;
 
-static const prior gpu_prior[KS_NLAYOUTS] = {
+static const scales gpu_prior[KS_NLAYOUTS] = {
     [KS_BATCH_FIRST] = {{39,  32,  7.6, 9.1, 19, 5.9, 22,  7.5, 3.7, 25, 14,
                          2.7, 4.3, 3.4, 3.7, 9,  8.4, 2.7, 2.5, 3.1, 3},
                         0.004},
@@ -34,7 +35,7 @@ static const prior gpu_prior[KS_NLAYOUTS] = {
                        0.002},
 };
 
-static const prior cpu_prior[KS_NLAYOUTS] = {
+static const scales cpu_prior[KS_NLAYOUTS] = {
     [KS_BATCH_FIRST] = {{12, 6, 4.9, 9.5, 6.5, 8, 2.2, 5.8, 3.7, 2, 3, 8, 5.5, 2.9, 5.8, 6.3, 7, 2.7, 4.2, 2.2, 6.4},
                         0.022},
     [KS_BATCH_LAST] = {{10,  6.8, 6.6, 10,  5.2, 5.9, 2.6, 2.8, 2.6, 1.9, 2.8,
@@ -42,8 +43,11 @@ static const prior cpu_prior[KS_NLAYOUTS] = {
                        0.05},
 };
 
-/* What is looked for: logarithms of the factor of all lengths and of that of the noise. */
-enum { FACTOR, NOISE, PARAMETERS };
+/* What is looked for: logarithms of the factor of all lengths and of that of the noise, and, where measurements are borrowed, of
+ * that of their squared distance. */
+enum { FACTOR, NOISE, APART, PARAMETERS };
+
+static const double apart_prior = 0.1;
 
 /* One kernel's measured points: their rows in the input, and their residuals. */
 typedef struct samples {
@@ -53,8 +57,9 @@ typedef struct samples {
 
 typedef struct training {
     int points, kernels;
+    int borrowed;              /* the last so many points */
     int item[KS_MODEL_POINTS]; /* case of each point */
-    const prior *prior;
+    const scales *prior;
     float features[KS_MODEL_POINTS][KS_MODEL_DIMS];
     float own[KS_MODEL_KERNELS][KS_MODEL_POINTS][KS_MODEL_OWN];
     samples kernel[KS_MODEL_KERNELS];
@@ -72,22 +77,24 @@ static double squared(const float *x, const float *y, int count, const double *l
 }
 
 /* Of kernel q between points i and j. */
-static double correlation(const training *t, int q, int i, int j, const double length[LENGTHS])
+static double correlation(const training *t, int q, int i, int j, const scales *at)
 {
-    const double r = sqrt(3 * (squared(t->features[i], t->features[j], KS_MODEL_DIMS, length) +
-                               squared(t->own[q][i], t->own[q][j], KS_MODEL_OWN, length + KS_MODEL_DIMS)));
+    const int own = t->points - t->borrowed;
+    const double apart = (i < own) == (j < own) ? 0 : at->apart;
+    const double r = sqrt(3 * (apart + squared(t->features[i], t->features[j], KS_MODEL_DIMS, at->length) +
+                               squared(t->own[q][i], t->own[q][j], KS_MODEL_OWN, at->length + KS_MODEL_DIMS)));
     return (1 + r) * exp(-r);
 }
 
 /* (R + noise I) over the kernel's first `count` samples, factorised. NULL if out of memory or not positive definite. */
-static gsl_matrix *factorised(const training *t, int q, int count, const double *length, double noise)
+static gsl_matrix *factorised(const training *t, int q, int count, const scales *at)
 {
     const samples *s = &t->kernel[q];
     gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
     if (!m) return NULL;
     for (int i = 0; i < count; i++)
         for (int j = 0; j <= i; j++) {
-            const double value = correlation(t, q, s->index[i], s->index[j], length) + (i == j ? noise : 0);
+            const double value = correlation(t, q, s->index[i], s->index[j], at) + (i == j ? at->noise : 0);
             gsl_matrix_set(m, (size_t)i, (size_t)j, value);
             gsl_matrix_set(m, (size_t)j, (size_t)i, value);
         }
@@ -99,12 +106,11 @@ static gsl_matrix *factorised(const training *t, int q, int count, const double 
 }
 
 /* Solves for the weights; returns the profiled signal variance, or NaN. log_det may be NULL. */
-static double solve(const training *t, int q, int count, const double *length, double noise, double *alpha,
-                    double *log_det)
+static double solve(const training *t, int q, int count, const scales *at, double *alpha, double *log_det)
 {
     const samples *s = &t->kernel[q];
     if (count < 1) return NAN;
-    gsl_matrix *m = factorised(t, q, count, length, noise);
+    gsl_matrix *m = factorised(t, q, count, at);
     if (!m) return NAN;
     gsl_vector_const_view right = gsl_vector_const_view_array(s->residual, (size_t)count);
     gsl_vector_view x = gsl_vector_view_array(alpha, (size_t)count);
@@ -121,26 +127,34 @@ static double solve(const training *t, int q, int count, const double *length, d
     return signal;
 }
 
-/* Length scales and noise for the logarithms of two factors. */
-static void scaled(const prior *p, double factor, double noise_factor, double length[LENGTHS], double *noise)
+/* The prior's, by the logarithms of their factors. */
+static void scale(const scales *prior, const double factor[PARAMETERS], scales *out)
 {
-    for (int d = 0; d < LENGTHS; d++) length[d] = p->length[d] * exp(factor);
-    *noise = fmax(p->noise * exp(noise_factor), noise_least);
+    for (int d = 0; d < LENGTHS; d++) out->length[d] = prior->length[d] * exp(factor[FACTOR]);
+    out->noise = fmax(prior->noise * exp(factor[NOISE]), noise_least);
+    out->apart = apart_prior * exp(factor[APART]);
+}
+
+/* How many parameters there are to look for. */
+static int parameters(const training *t)
+{
+    return t->borrowed ? PARAMETERS : APART;
 }
 
 static double negative_log_posterior(const gsl_vector *v, void *user)
 {
     const training *t = user;
-    double length[LENGTHS], noise, alpha[KS_MODEL_POINTS];
-    const double x = gsl_vector_get(v, FACTOR), y = gsl_vector_get(v, NOISE);
-    double sum =
-        2 * x * x + 0.5 * y * y; /* half and twice the length are as unlikely as a factor of 4 of the noise */
-    scaled(t->prior, x, y, length, &noise);
+    double factor[PARAMETERS] = {0}, alpha[KS_MODEL_POINTS];
+    scales at;
+    for (int i = 0; i < parameters(t); i++) factor[i] = gsl_vector_get(v, (size_t)i);
+    /* Half and twice the length are as unlikely as a factor of 4 of the noise. */
+    double sum = 2 * pow(factor[FACTOR], 2) + 0.5 * pow(factor[NOISE], 2) + 0.5 * pow(factor[APART], 2);
+    scale(t->prior, factor, &at);
     for (int q = 0; q < t->kernels; q++) {
         const int all = t->kernel[q].count, count = all < SEARCH_POINTS ? all : SEARCH_POINTS;
         double log_det;
         if (count < 3) continue;
-        const double signal = solve(t, q, count, length, noise, alpha, &log_det);
+        const double signal = solve(t, q, count, &at, alpha, &log_det);
         if (!(signal > 0)) return 1e10;
         sum += 0.5 * count * log(signal) + 0.5 * log_det;
     }
@@ -149,18 +163,19 @@ static double negative_log_posterior(const gsl_vector *v, void *user)
 
 static void search(const training *t, int steps, double at[PARAMETERS])
 {
-    gsl_vector *start = gsl_vector_alloc(PARAMETERS), *step = gsl_vector_alloc(PARAMETERS);
+    const int count = parameters(t);
+    gsl_vector *start = gsl_vector_alloc((size_t)count), *step = gsl_vector_alloc((size_t)count);
     gsl_multimin_fminimizer *minimiser =
-        gsl_multimin_fminimizer_alloc(gsl_multimin_fminimizer_nmsimplex2, PARAMETERS);
+        gsl_multimin_fminimizer_alloc(gsl_multimin_fminimizer_nmsimplex2, (size_t)count);
     if (start && step && minimiser) {
-        for (int i = 0; i < PARAMETERS; i++) gsl_vector_set(start, (size_t)i, at[i]);
+        for (int i = 0; i < count; i++) gsl_vector_set(start, (size_t)i, at[i]);
         gsl_vector_set_all(step, 0.4);
-        gsl_multimin_function f = {negative_log_posterior, PARAMETERS, (void *)(uintptr_t)t};
+        gsl_multimin_function f = {negative_log_posterior, (size_t)count, (void *)(uintptr_t)t};
         if (gsl_multimin_fminimizer_set(minimiser, &f, start, step) == GSL_SUCCESS)
             for (int i = 0; i < steps && gsl_multimin_fminimizer_iterate(minimiser) == GSL_SUCCESS; i++)
                 if (gsl_multimin_test_size(gsl_multimin_fminimizer_size(minimiser), 0.05) == GSL_SUCCESS) break;
         const gsl_vector *best = gsl_multimin_fminimizer_x(minimiser);
-        for (int i = 0; i < PARAMETERS; i++) at[i] = fmin(fmax(gsl_vector_get(best, (size_t)i), -2), 2);
+        for (int i = 0; i < count; i++) at[i] = fmin(fmax(gsl_vector_get(best, (size_t)i), -2), 2);
     }
     gsl_vector_free(start);
     gsl_vector_free(step);
@@ -200,12 +215,12 @@ static uint64_t mix(uint64_t z)
     return z ^ z >> 31;
 }
 
-/* Which cases become points, in random order (so that a prefix is a random subset). */
+/* Which cases become points, in random order, the borrowed ones last. */
 static bool choose_points(const ks_cases *cases, uint64_t seed, training *t)
 {
     ranked *r = malloc(((size_t)cases->count + 1) * sizeof *r);
     if (!r) return false;
-    int count = cases->count;
+    int count = cases->count - cases->borrowed;
     if (count > KS_MODEL_POINTS) {
         for (int i = 0; i < count; i++) r[i] = (ranked){closeness(cases, &cases->items[i]), i};
         qsort(r, (size_t)count, sizeof *r, compare_ranked);
@@ -218,13 +233,22 @@ static bool choose_points(const ks_cases *cases, uint64_t seed, training *t)
     }
     for (int i = 0; i < count; i++) r[i].key = (double)mix(seed ^ (uint64_t)r[i].item << 20);
     qsort(r, (size_t)count, sizeof *r, compare_ranked);
-    t->points = count;
-    for (int i = 0; i < count; i++) {
-        t->item[i] = r[i].item;
-        ks_model_features(&cases->items[r[i].item].problem, t->features[i]);
-    }
+    for (int i = 0; i < count; i++) t->item[i] = r[i].item;
     free(r);
+    t->points = count;
+    for (int i = cases->count - cases->borrowed; i < cases->count && t->points < KS_MODEL_POINTS; i++)
+        t->item[t->points++] = i;
+    t->borrowed = t->points - count;
+    for (int i = 0; i < t->points; i++) ks_model_features(&cases->items[t->item[i]].problem, t->features[i]);
     return true;
+}
+
+/* Points by turns from here and borrowed, as long as there are both: a prefix is a random part of either. */
+static int nth_point(const training *t, int n)
+{
+    const int own = t->points - t->borrowed, both = own < t->borrowed ? own : t->borrowed;
+    if (n < 2 * both) return n % 2 ? own + n / 2 : n / 2;
+    return own > t->borrowed ? n - both : n;
 }
 
 static void collect_residuals(const ks_cases *cases, const ks_device *device, training *t)
@@ -234,7 +258,8 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
         samples *s = &t->kernel[q];
         s->count = 0;
         ks_cases_cost(cases, device, q, t->cost[q]);
-        for (int i = 0; i < t->points; i++) {
+        for (int n = 0; n < t->points; n++) {
+            const int i = nth_point(t, n);
             const ks_case *c = &cases->items[t->item[i]];
             double terms[KS_NTERMS];
             if (isnan(c->value[q])) continue;
@@ -246,19 +271,18 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
     }
 }
 
-static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, bool means_only,
-                       ks_model *m)
+static ks_status build(const ks_cases *cases, const training *t, const scales *at, ks_model *m)
 {
     double alpha[KS_MODEL_POINTS];
     m->type = cases->type, m->layout = cases->layout, m->objective = cases->objective;
-    m->points = t->points;
-    for (int d = 0; d < LENGTHS; d++) m->length[d] = (float)length[d];
+    m->points = t->points, m->borrowed = t->borrowed, m->apart = (float)at->apart;
+    for (int d = 0; d < LENGTHS; d++) m->length[d] = (float)at->length[d];
     for (int d = 0; d < KS_MODEL_DIMS; d++)
         for (int i = 0; i < t->points; i++) m->input[d][i] = t->features[i][d] / m->length[d];
     for (int q = 0; q < t->kernels; q++) {
         const samples *s = &t->kernel[q];
         if (s->count < 3) continue;
-        const double signal = solve(t, q, s->count, length, noise, alpha, NULL);
+        const double signal = solve(t, q, s->count, at, alpha, NULL);
         if (isnan(signal))
             return ks_fail(KS_ERR_INTERNAL, "the fit of %s is not positive definite", cases->kernel[q]->name);
         ks_model_kernel *k = &m->kernel[m->kernels++];
@@ -267,40 +291,46 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         ks_foreign_kernel(&k->foreign, k->name, k->family, k->version);
         k->generic = ks_kernel_is_foreign(cases->kernel[q]);
         memcpy(k->cost, t->cost[q], sizeof k->cost);
-        k->signal = signal, k->noise = noise * signal;
+        k->signal = signal, k->noise = at->noise * signal;
         for (int i = 0; i < s->count; i++) {
-            const int at = s->index[i];
-            k->alpha[at] = (float)alpha[i], k->measured[at] = true;
-            for (int o = 0; o < KS_MODEL_OWN; o++) k->own[o][at] = t->own[q][at][o] / m->length[KS_MODEL_DIMS + o];
+            const int point = s->index[i];
+            k->alpha[point] = (float)alpha[i], k->measured[point] = true;
+            for (int o = 0; o < KS_MODEL_OWN; o++)
+                k->own[o][point] = t->own[q][point][o] / m->length[KS_MODEL_DIMS + o];
         }
     }
     if (m->kernels == 0) return ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
-    return means_only ? KS_OK : ks_model_factorise(m);
+    return ks_model_factorise(m);
 }
 
-ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)
+/* Of a start's lengths, noise and distance, as factors of the prior's. */
+static void start_from(const ks_model *start, const scales *prior, double at[PARAMETERS])
 {
-    *model = NULL;
-    if (cases->count < 4) return ks_fail(KS_ERR_NO_DATA, "%d problems are measured, a fit needs 4", cases->count);
-    gsl_error_handler_t *handler = gsl_set_error_handler_off(); /* GSL's own one aborts the process */
-    training *t = malloc(sizeof *t);
+    if (!start) return;
+    at[FACTOR] = log((double)start->length[0] / prior->length[0]);
+    if (start->kernels) at[NOISE] = log(start->kernel[0].noise / start->kernel[0].signal / prior->noise);
+    if (start->borrowed) at[APART] = log((double)start->apart / apart_prior);
+}
+
+static ks_status fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)
+{
+    training *t = calloc(1, sizeof *t);
     ks_model *m = calloc(1, sizeof *m);
     ks_status s = KS_OK;
-    if (!t || !m || !choose_points(cases, options ? options->seed : 0, t)) {
+    if (!t || !m || !choose_points(cases, options->seed, t)) {
         s = ks_fail(KS_ERR_MEMORY, "out of memory for a fit");
         goto done;
     }
     collect_residuals(cases, device, t);
-    double length[LENGTHS], noise, at[PARAMETERS] = {0};
-    const ks_model *start = options ? options->start : NULL;
+    double factor[PARAMETERS] = {0};
+    scales at;
     t->prior = &(device->backend == KS_CUDA ? gpu_prior : cpu_prior)[cases->layout];
-    if (start) at[FACTOR] = log((double)start->length[0] / t->prior->length[0]);
-    if (start && start->kernels) at[NOISE] = log(start->kernel[0].noise / start->kernel[0].signal / t->prior->noise);
-    if (options && options->search_steps > 0) search(t, options->search_steps, at);
-    scaled(t->prior, at[FACTOR], at[NOISE], length, &noise);
-    s = build(cases, t, length, noise, options && options->means_only, m);
+    start_from(options->start, t->prior, factor);
+    if (options->search_steps > 0) search(t, options->search_steps, factor);
+    scale(t->prior, factor, &at);
+    m->caution = options->start ? options->start->caution : 1;
+    s = build(cases, t, &at, m);
 done:
-    gsl_set_error_handler(handler);
     free(t);
     if (s != KS_OK) {
         ks_model_free(m);
@@ -310,39 +340,22 @@ done:
     return KS_OK;
 }
 
-static int fold_of(const ks_problem *p)
+ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)
 {
-    const uint64_t key = mix(mix(mix(mix((uint64_t)p->a) ^ (uint64_t)p->b) ^ (uint64_t)p->c) ^ (uint64_t)p->d);
-    return (int)(key % FOLDS);
-}
-
-double ks_fit_cross_validate(const ks_cases *cases, const ks_device *device, const ks_model *model)
-{
-    double sum = 0;
-    int problems = 0;
-    ks_cases part = *cases, rest = *cases;
-    part.items = malloc(((size_t)cases->count + 1) * sizeof *part.items);
-    rest.items = malloc(((size_t)cases->count + 1) * sizeof *rest.items);
-    int *chosen = malloc(((size_t)cases->count + 1) * sizeof *chosen);
-    for (int fold = 0; part.items && rest.items && chosen && fold < FOLDS; fold++) {
-        part.count = rest.count = 0;
-        for (int i = 0; i < cases->count; i++) {
-            const ks_case *c = &cases->items[i];
-            if (fold_of(&c->problem) == fold)
-                part.items[part.count++] = *c;
-            else
-                rest.items[rest.count++] = *c;
-        }
-        ks_model *m;
-        ks_fit_options options = {.start = model, .means_only = true};
-        if (ks_fit(&rest, device, &options, &m) != KS_OK) continue;
-        ks_cases_choose(&part, device, m, chosen);
-        const ks_regret r = ks_cases_regret(&part, chosen, NULL);
-        sum += r.mean * r.problems, problems += r.problems;
-        ks_model_free(m);
+    const ks_fit_options defaults = {0};
+    if (!options) options = &defaults;
+    *model = NULL;
+    if (cases->count < 4) return ks_fail(KS_ERR_NO_DATA, "%d problems are measured, a fit needs 4", cases->count);
+    gsl_error_handler_t *handler = gsl_set_error_handler_off(); /* GSL's own one aborts the process */
+    ks_status s;
+    if (options->origin && options->origin->model) {
+        ks_cases both;
+        s = ks_cases_borrow(cases, device, options->origin, KS_FIT_BORROWED, &both);
+        if (s == KS_OK) s = fit(&both, device, options, model);
+        free(both.items);
+    } else {
+        s = fit(cases, device, options, model);
     }
-    free(part.items);
-    free(rest.items);
-    free(chosen);
-    return problems ? sum / problems : NAN;
+    gsl_set_error_handler(handler);
+    return s;
 }

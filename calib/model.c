@@ -167,11 +167,13 @@ static inline float exp_minus(float x)
     return e8 * e8;
 }
 
-/* Squared distances of a place from every point in the shared features, all over their lengths. */
-static WIDE void distances(const ks_model *m, const float place[KS_MODEL_DIMS], float *restrict out)
+/* Squared distances of a place, on this device or where points were borrowed from, to every point in the shared features, all
+ * over their lengths. */
+static WIDE void distances(const ks_model *m, const float place[KS_MODEL_DIMS], bool elsewhere, float *restrict out)
 {
-    const int points = m->points;
-    for (int i = 0; i < points; i++) out[i] = 0;
+    const int points = m->points, own = points - m->borrowed;
+    for (int i = 0; i < own; i++) out[i] = elsewhere ? m->apart : 0;
+    for (int i = own; i < points; i++) out[i] = elsewhere ? 0 : m->apart;
     for (int k = 0; k < KS_MODEL_DIMS; k++) {
         const float x = place[k], *input = m->input[k];
         for (int i = 0; i < points; i++) out[i] += (input[i] - x) * (input[i] - x);
@@ -242,7 +244,7 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
     if (m) {
         ks_model_features(p, place);
         for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] /= m->length[d];
-        distances(m, place, shared);
+        distances(m, place, false, shared);
     }
     for (int q = 0; q < count; q++) {
         double terms[KS_NTERMS], assumed[KS_NTERMS];
@@ -260,7 +262,7 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
         correlations(k, m->points, shared, own, correlation);
         const float residual = dot_f32(k->alpha, correlation, m->points);
         out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
-        out[q].deviation = deviations ? sqrt(posterior_variance(m, k, correlation)) : 0;
+        out[q].deviation = deviations ? m->caution * sqrt(posterior_variance(m, k, correlation)) : 0;
     }
 }
 
@@ -295,10 +297,23 @@ double ks_expected_regret(const ks_prediction *p, int count, int chosen)
     return sum;
 }
 
-double ks_probability_faster(const ks_prediction *p, const ks_prediction *q)
+double ks_lead_of_fused(const ks_prediction *p, int count)
 {
-    const double s = hypot(p->deviation, q->deviation), gap = q->log_time - p->log_time;
-    return s > 1e-12 ? normal_below(gap / s) : gap > 0 ? 1 : gap < 0 ? 0 : 0.5;
+    int best[KS_NFAMILIES] = {-1, -1, -1};
+    for (int q = 0; q < count; q++) {
+        int *of = &best[p[q].kernel->family];
+        if (*of < 0 || p[q].log_time < p[*of].log_time) *of = q;
+    }
+    if (best[KS_FUSED] < 0 || best[KS_BMM] < 0) return best[KS_FUSED] < 0 ? -INFINITY : INFINITY;
+    const ks_prediction *fused = &p[best[KS_FUSED]], *bmm = &p[best[KS_BMM]];
+    const double s = hypot(fused->deviation, bmm->deviation), gap = bmm->log_time - fused->log_time;
+    return s > 1e-12 ? gap / s : gap > 0 ? INFINITY : gap < 0 ? -INFINITY : 0;
+}
+
+double ks_lead_probability(double lead)
+{
+    const double t = lead / 0.8, s = isinf(t) ? copysign(1, t) : t / sqrt(4 + t * t);
+    return 0.5 + s * (3 - s * s) / 4;
 }
 
 ks_status ks_model_factorise(ks_model *m)
@@ -316,7 +331,7 @@ ks_status ks_model_factorise(ks_model *m)
             float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
             for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][index[r]];
             for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][index[r]];
-            distances(m, place, shared);
+            distances(m, place, index[r] >= m->points - m->borrowed, shared);
             correlations(k, m->points, shared, own, correlation);
             double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
             for (int c = 0; c <= r; c++) {

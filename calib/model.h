@@ -42,6 +42,9 @@ typedef struct ks_model {
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
+    int borrowed;                                /* the last so many points come from another device, */
+    float apart;                                 /* this squared distance away */
+    double caution;                              /* factor of all deviations, found by cross-validation */
     float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
     ks_model_kernel kernel[KS_MODEL_KERNELS];
@@ -97,8 +100,12 @@ int ks_prediction_best(const ks_prediction *predictions, int count);
 /* E[time of `chosen` / best time] - 1, bounded by the sum over rivals, each pair taken as independent normals. */
 double ks_expected_regret(const ks_prediction *predictions, int count, int chosen);
 
-/* P(the time of p < the time of q). */
-double ks_probability_faster(const ks_prediction *p, const ks_prediction *q);
+/* By how many deviations the best fused kernel is ahead of the best bmm one; infinite where there is but one of the families. */
+double ks_lead_of_fused(const ks_prediction *predictions, int count);
+
+/* P(what leads by so many deviations is faster). Held-out errors have heavier tails than a normal distribution: it is Student's t
+ * of four degrees of freedom, made so narrow that a lead of one deviation means much the same by either. */
+double ks_lead_probability(double lead);
 
 /* The model as JSON text (malloc'ed; NULL if out of memory), and back. Reading checks every size and number:
  * KS_ERR_PARSE names what is wrong. */

@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 2 }; /* raised when features change their meaning */
+enum {
+    FORMAT = 3,
+    OLDEST = 2
+}; /* raised when anything changes its meaning; the oldest models that are read borrow nothing */
 static const char *const terms_names[] = {[false] = "own", [true] = "generic"};
 
 /* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and
@@ -98,6 +101,24 @@ static ks_status parse_own(const cJSON *object, const ks_model *m, ks_model_kern
     return KS_OK;
 }
 
+/* How cautious the model is, and what it has borrowed: optional, since models of the oldest format are neither. */
+static ks_status parse_trust(const cJSON *root, ks_model *m)
+{
+    const cJSON *caution = cJSON_GetObjectItemCaseSensitive(root, "caution"),
+                *borrowed = cJSON_GetObjectItemCaseSensitive(root, "borrowed"),
+                *apart = cJSON_GetObjectItemCaseSensitive(root, "apart");
+    double count = 0, distance = 0;
+    m->caution = 1;
+    if (caution && (!number(caution, &m->caution) || m->caution < 0.1 || m->caution > 10))
+        return ks_fail(KS_ERR_PARSE, "model: caution is not a number in [0.1, 10]");
+    if (borrowed && (!number(borrowed, &count) || count < 0 || count > m->points))
+        return ks_fail(KS_ERR_PARSE, "model: borrowed is not a number from 0 to %d", m->points);
+    if (apart && (!number(apart, &distance) || distance < 0 || distance > largest_feature))
+        return ks_fail(KS_ERR_PARSE, "model: apart is not a number in [0, %g]", largest_feature);
+    m->borrowed = (int)count, m->apart = (float)distance;
+    return KS_OK;
+}
+
 static ks_status parse_object(const cJSON *root, ks_model *m)
 {
     enum { LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN };
@@ -108,9 +129,9 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
     if ((s = ks_type_parse(type, &m->type)) || (s = ks_layout_parse(layout, &m->layout)) ||
         (s = ks_objective_parse(objective, &m->objective)))
         return s;
-    if (!number(cJSON_GetObjectItemCaseSensitive(root, "format"), &format) || format != FORMAT)
-        return ks_fail(KS_ERR_PARSE, "model: format is not %d: another version's; `ksauto fit` makes it anew",
-                       FORMAT);
+    if (!number(cJSON_GetObjectItemCaseSensitive(root, "format"), &format) || format < OLDEST || format > FORMAT)
+        return ks_fail(KS_ERR_PARSE, "model: format is not %d to %d: another version's; `ksauto fit` makes it anew",
+                       OLDEST, FORMAT);
     if (!number(cJSON_GetObjectItemCaseSensitive(root, "points"), &points) || points < 0 || points > KS_MODEL_POINTS)
         return ks_fail(KS_ERR_PARSE, "model: points is not a number from 0 to %d", KS_MODEL_POINTS);
     m->points = (int)points;
@@ -121,6 +142,7 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
             return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
         m->length[d] = (float)values[d];
     }
+    if ((s = parse_trust(root, m))) return s;
     const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
     if (!cJSON_IsArray(input) || cJSON_GetArraySize(input) != KS_MODEL_DIMS)
         return ks_fail(KS_ERR_PARSE, "model: input is not %d arrays", KS_MODEL_DIMS);
@@ -180,6 +202,9 @@ char *ks_model_print(const ks_model *m)
     cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout));
     cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective));
     cJSON_AddNumberToObject(root, "points", m->points);
+    cJSON_AddNumberToObject(root, "caution", m->caution);
+    cJSON_AddNumberToObject(root, "borrowed", m->borrowed);
+    cJSON_AddNumberToObject(root, "apart", (double)m->apart);
     cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
     for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) add_short(length, (double)m->length[d]);
     for (int d = 0; d < KS_MODEL_DIMS; d++) {

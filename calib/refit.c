@@ -2,6 +2,7 @@
 #include "refit.h"
 #include "error.h"
 #include "timer.h"
+#include "validate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,19 +30,21 @@ ks_status ks_refit_cases(const ks_rows *rows, const ks_device *device, ks_type t
 }
 
 ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
-                   ks_objective objective, int search_steps, ks_model **model, ks_refit_result *result)
+                   ks_objective objective, const ks_origin *origin, int search_steps, ks_model **model,
+                   ks_refit_result *result)
 {
     ks_cases cases;
     ks_model *fitted;
     ks_status s = ks_refit_cases(rows, device, type, layout, objective, &cases);
     if (s != KS_OK) return s;
     if (result) *result = (ks_refit_result){cases.count, cases.quarantined, NAN};
-    const ks_fit_options options = {.start = *model, .search_steps = search_steps, .seed = (uint64_t)cases.count};
-    s = ks_fit(&cases, device, &options, &fitted);
+    const ks_fit_options options = {
+        .start = *model, .origin = origin, .search_steps = search_steps, .seed = (uint64_t)cases.count};
+    s = result ? ks_fit_validated(&cases, device, &options, &fitted, &result->cv_regret)
+               : ks_fit(&cases, device, &options, &fitted);
     if (s == KS_OK) {
         ks_model_free(*model);
         *model = fitted;
-        if (result) result->cv_regret = ks_fit_cross_validate(&cases, device, fitted);
     }
     ks_cases_free(&cases);
     return s;

@@ -18,10 +18,11 @@ ks_type ks_refit_twin(const ks_device *device, ks_type type);
 ks_status ks_refit_cases(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
                          ks_objective objective, ks_cases *cases);
 
-/* Fits one type, layout and objective. *model is the start on entry (or NULL); it is replaced on success and kept
+/* Fits one type, layout and objective; what the rows lack is borrowed from the origin (or NULL). *model is the start on entry (or NULL); it is replaced on success and kept
  * otherwise. KS_ERR_NO_DATA if there are too few rows. result may be NULL: then nothing is cross-validated. */
 ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
-                   ks_objective objective, int search_steps, ks_model **model, ks_refit_result *result);
+                   ks_objective objective, const ks_origin *origin, int search_steps, ks_model **model,
+                   ks_refit_result *result);
 
 /* Writes the model to the store as the device's, in place of the one that was there; also as its type's twin's, as it rests
  * on the same measurements. */

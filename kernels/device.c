@@ -160,7 +160,8 @@ void ks_device_state_read(const ks_device *device, ks_device_state *state)
 void ks_device_assume_rates(ks_device *device)
 {
     const bool gpu = device->backend == KS_CUDA;
-    const double units = device->units > 0 ? device->units : 1;
+    if (device->units < 1) device->units = 1; /* known by name alone; kernels count on there being one */
+    const double units = device->units;
     const double lanes = strcmp(device->arch, "avx512") == 0 ? 32 : strcmp(device->arch, "avx2") == 0 ? 16 : 4;
     /* A core: two vector FMAs a cycle at 2.5 GHz and 80 % of that; a GPU's multiprocessor: 128 FMAs at 1.5 GHz. */
     const double f32 = gpu ? units * 128 * 2 * 1.5e9 : units * lanes * 2 * 2.5e9 * 0.8;

@@ -50,7 +50,8 @@ typedef struct ks_device_state {
 
 void ks_device_state_read(const ks_device *device, ks_device_state *state);
 
-/* Rates good to a factor of a few, for a device nobody has measured yet; leaves measured ones alone. */
+/* Rates good to a factor of a few, for a device nobody has measured yet; leaves measured ones alone. A device of which nothing
+ * but the name is known gets one unit. */
 void ks_device_assume_rates(ks_device *device);
 
 /* max(bytes / copy rate, flops / GEMM rate): section 1 of the design. Rates must not be 0. */

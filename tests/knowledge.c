@@ -17,6 +17,7 @@ ks_model *known_model(ks_type type, ks_layout layout, const known_kernel *kernel
     ks_model *m = calloc(1, sizeof *m);
     assert_non_null(m);
     m->type = type, m->layout = layout, m->kernels = count;
+    m->caution = 1;
     for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) m->length[d] = 1;
     for (int q = 0; q < count; q++) {
         const ks_kernel *row = ks_kernel_find(kernels[q].name);

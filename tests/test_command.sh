@@ -215,8 +215,57 @@ pattern,batch-size,algo,bs_position,precision,device_name,median,nruns,ecs
 END
 expect 0 --db w.db db import --format ksmm --objective energy paper.csv; said 2
 expect 0 --db w.db db export; said ksmm.kernel Tesla_V100
+expect 0 --db w.db db import --format ksmm paper.csv --json; says millijoules; json; holds '.added == 0'
+sed 's/5804.0/0.05804/; s/10344.0/0.10344/' paper.csv >seconds.csv
+expect 0 --db seconds.db db import --format ksmm seconds.csv; quiet; expect 0 --db seconds.db db export; said ,0.10344,,
 checks=$((checks + 1)); last="ksauto db import - <rows.csv"
 "$ksauto" --db y.db db import - <rows.csv >out 2>err || fail "$last: fails"
+
+# ---- evaluate, on a table split by pattern: fused takes 1 mJ + a nanojoule a flop, bmm 2 mJ and half of that ----
+{
+    head -n 1 paper.csv
+    for b in 8 16 32 64 128 256 512; do
+        for c in 8 64 512; do
+            echo "\"[[1, $b, $c, 4]]\",1024,kernel,bs_first,fp32,T,$((1000 + b * c * 8)),1000,"
+            echo "\"[[1, $b, $c, 4]]\",1024,bmm,bs_first,fp32,T,$((2000 + b * c * 4)),1000,"
+        done
+    done
+    echo '"[[1, 512, 512, 2]]",1024,bmm,bs_first,fp32,T,0.001,1000,'
+} >energy.csv
+split="evaluate --csv energy.csv --format ksmm --objective energy"
+expect 0 --db none.db $split --cv 3 --json; json; quiet
+holds '.configs | length == 1 and .[0].problems == 21 and .[0].quarantined == 1 and .[0].regret.mean < 0.05'
+holds '.configs[0].quarantine[0] | .problem.d == 2 and .kernel == "ksmm.bmm" and (.reason | contains("times below"))'
+holds '.configs[0].reliability | .problems == 21 and ([.bins[].problems] | add) == 21 and .brier >= 0'
+holds '([.configs[0].groups[] | .problems] | add) == 21 and .configs[0].learners == {}'
+expect 0 $split --train 10 --draws 2 --learners --json; json
+holds '.configs[0] | .problems >= 22 and .problems <= 24 and (.learners | keys) == ["cost", "nearest", "ridge"]'
+expect 0 $split --cv 3 --learners; quiet; said "left out: (1,512,512,2)" advisor ridge nearest "sure by" "Brier" "d>1"
+expect 0 --db split.db db import --format ksmm energy.csv
+expect 0 --db split.db evaluate --cv 3 --objective energy --json; json; holds '.configs[0].problems == 21'
+expect 0 --db split.db fit --device T --objective energy; expect 0 --db split.db fit --device T --objective energy --alone
+expect 0 --db split.db $split; said "sure by"
+expect 0 --db split.db $split --train 6 --draws 2 --from T --json; json; holds '.configs[0].regret.mean < 0.2'
+expect 1 --db split.db $split --cv 3 --from Nobody; says Nobody
+misuse --from --cv -- $split --from T
+# A device of which nothing but the name is known, by kernels that are: nothing is divided by its units.
+{
+    echo "a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,kernel_version"
+    for b in 8 16 32 64 128; do
+        for version in 1 2 3; do
+            echo "1,$b,8,4,1024,f32,first,Bare,fused.cpu,fused,0.001,$version"
+            echo "1,$b,8,4,1024,f32,first,Bare,bmm.cpu.permute,bmm,0.002,$version"
+        done
+    done
+} >bare.csv
+expect 0 evaluate --cv 3 --csv bare.csv; said Bare
+expect 0 --db bare.db db import bare.csv; expect 0 --db bare.db fit --device Bare
+expect 1 --db split.db evaluate --cv 3; says "too few"
+misuse --cv --train -- $split --cv 3 --train 3
+misuse --cv 2 -- $split --cv 1
+misuse --learners --cv -- $split --learners
+misuse --csv --cv -- evaluate
+[ ! -e none.db ] || fail "evaluate --cv: made a store"
 
 # ---- matmul ----
 # header DESCR ORDER SHAPE: a .npy header of 128 bytes; then printf makes the data.

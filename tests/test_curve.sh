@@ -26,7 +26,7 @@ fail() {
 # rows NUMBER PATTERN: so many lines of the table match.
 rows() { [ "$(grep -cE "$2" "$work/table")" = "$1" ] || fail "not $1 rows of '$2'"; }
 
-options="--device cpu --seconds '0.5 1' --problems 3 --seed 7 --layout first"
+options="--device cpu --seconds '0.5 1' --problems 3 --seed 7 --layout first --alone"
 eval "sh '$curve' --ksauto '$ksauto' --out '$work/table' $options" >"$work/out" 2>"$work/err" || fail "exit $?"
 [ ! -s "$work/out" ] || fail "prints on standard output beside --out"
 head -n 1 "$work/table" | grep -qF ": sh tools/curve.sh $options" || fail "the first line is not the device and the command"

@@ -2,9 +2,9 @@
  *
  * Learning is tested on laws of our own (known costs times a smooth function of the log sizes), where the right answer is
  * known to any accuracy; probabilities against Monte Carlo; policies against tables worked out by hand. */
-#include "fit.h"
 #include "knowledge.h"
 #include "measure.h"
+#include "validate.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -75,24 +75,17 @@ static void make_cases(table *t, ks_cases *cases)
     *t = (table){0};
 }
 
-static ks_model *fitted(const ks_cases *cases)
-{
-    ks_model *model;
-    const ks_fit_options options = {.search_steps = KS_FIT_STEPS, .seed = 1};
-    ks_status status = ks_fit(cases, &device, &options, &model);
-    if (status != KS_OK) fail_msg("%s", ks_status_message(status));
-    return model;
-}
-
 static void test_learns_a_law(void **state)
 {
     table t = by_law(1, 200), fresh = by_law(2, 150);
     ks_cases cases, unseen;
     make_cases(&t, &cases);
     make_cases(&fresh, &unseen);
-    ks_model *model = fitted(&cases);
-    double sum = 0;
+    ks_model *model;
+    double sum = 0, cross;
     int chosen[200];
+    const ks_fit_options options = {.search_steps = KS_FIT_STEPS, .seed = 1};
+    assert_int_equal(ks_fit_validated(&cases, &device, &options, &model, &cross), KS_OK);
     (void)state;
     assert_in_range(cases.count, 190, 200); /* a few problems may be the same */
     assert_int_equal(cases.quarantined, 0);
@@ -112,7 +105,6 @@ static void test_learns_a_law(void **state)
     ks_cases_choose(&unseen, &device, model, chosen);
     double agreement;
     const ks_regret regret = ks_cases_regret(&unseen, chosen, &agreement);
-    const double cross = ks_fit_cross_validate(&cases, &device, model);
     print_message("mean error %.3g, mean regret %.3g, cross-validated %.3g, agreement %.3g\n", mean_error,
                   regret.mean, cross, agreement);
     assert_true(mean_error < 0.03);
@@ -278,6 +270,11 @@ static void test_grouping(void **state)
     assert_int_equal(cases.count, 2);
     assert_int_equal(cases.kernels, 2);
     assert_int_equal(cases.quarantined, 2); /* 0 and Inf; NaN is merely not measured */
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(cases.suspects[i].kernel, names[0]);
+        assert_same_problem(&cases.suspects[i].problem, &p);
+        assert_true(isnan(cases.suspects[i].expected));
+    }
     const int fused = strcmp(cases.kernel[0]->name, names[0]) == 0 ? 0 : 1;
     assert_string_equal(cases.kernel[!fused]->name, names[1]);
     assert_int_equal(cases.kernel[fused]->family, KS_FUSED);
@@ -321,6 +318,7 @@ static void test_quarantine(void **state)
                 for (int c = 0; c < cases.count; c++)
                     for (int q = 0; q < 2; q++) left += isnan(cases.items[c].value[q]);
                 assert_int_equal(left, 1);
+                assert_true(cases.suspects[0].expected > 20 * cases.suspects[0].value);
             }
             ks_cases_free(&cases);
         }
@@ -397,25 +395,19 @@ static void test_probabilities(void **state)
     (void)state;
     for (int i = 0; i < 4; i++) {
         ks_prediction p[3];
-        double faster = 0, pair = 0, all = 0;
+        double pair = 0, all = 0;
         for (int q = 0; q < 3; q++) p[q] = (ks_prediction){NULL, means[i][q], deviations[i][q]};
         for (int n = 0; n < DRAWS; n++) {
             double z[3];
             for (int q = 0; q < 3; q++) z[q] = means[i][q] + deviations[i][q] * normal(&r);
-            faster += z[0] < z[1];
             pair += expm1(fmax(0, z[0] - z[1]));
             all += expm1(z[0] - fmin(z[0], fmin(z[1], z[2])));
         }
         const double regret = ks_expected_regret(p, 2, 0);
-        assert_true(fabs(ks_probability_faster(&p[0], &p[1]) - faster / DRAWS) < 0.005);
-        assert_true(fabs(ks_probability_faster(&p[0], &p[1]) + ks_probability_faster(&p[1], &p[0]) - 1) < 1e-12);
         assert_true(fabs(regret - pair / DRAWS) < 0.01 * regret + 1e-3);
         assert_true(ks_expected_regret(p, 3, 0) > 0.98 * all / DRAWS - 1e-3); /* a bound */
     }
     ks_prediction sure[] = {{NULL, 1, 0}, {NULL, 2, 0}};
-    assert_true(ks_probability_faster(&sure[0], &sure[1]) == 1);
-    assert_true(ks_probability_faster(&sure[1], &sure[0]) == 0);
-    assert_true(ks_probability_faster(&sure[0], &sure[0]) == 0.5);
     assert_true(ks_expected_regret(sure, 2, 0) == 0);
     assert_near(ks_expected_regret(sure, 2, 1), exp(1) - 1, 1e-9);
     assert_true(ks_expected_regret(sure, 1, 0) == 0);
@@ -423,6 +415,34 @@ static void test_probabilities(void **state)
     assert_int_equal(ks_prediction_best(tied, 3), 1); /* inside 2 %: the first */
     tied[1].log_time = 0.03;
     assert_int_equal(ks_prediction_best(tied, 3), 2);
+}
+
+static void test_leads(void **state)
+{
+    static const double leads[] = {-4, -1, 0, 0.3, 1, 2, 5};
+    enum { DRAWS = 200000 };
+    rng r = rng_make(6, 0);
+    (void)state;
+    for (size_t i = 0; i < sizeof leads / sizeof *leads; i++) {
+        int below = 0;
+        for (int n = 0; n < DRAWS; n++) { /* a normal over the root of the mean of four squares */
+            double squares = 0;
+            for (int k = 0; k < 4; k++) squares += pow(normal(&r), 2) / 4;
+            below += 0.8 * normal(&r) / sqrt(squares) < leads[i];
+        }
+        assert_true(fabs(ks_lead_probability(leads[i]) - (double)below / DRAWS) < 0.005);
+        assert_true(fabs(ks_lead_probability(leads[i]) + ks_lead_probability(-leads[i]) - 1) < 1e-12);
+    }
+    /* The best of a family speaks for it. */
+    const ks_kernel fused = {.family = KS_FUSED}, bmm = {.family = KS_BMM};
+    const ks_prediction p[] = {{&fused, 3, 0.1}, {&bmm, 2, 0.4}, {&fused, 1, 0.3}, {&bmm, 5, 0.1}};
+    assert_near(ks_lead_of_fused(p, 4), 2, 1e-12); /* (2 - 1) / 0.5 */
+    assert_near(ks_lead_of_fused(p, 2), -1 / hypot(0.1, 0.4), 1e-12);
+    assert_true(ks_lead_probability(ks_lead_of_fused(p, 1)) == 1);
+    assert_true(ks_lead_probability(ks_lead_of_fused(p + 1, 1)) == 0);
+    const ks_prediction sure[] = {{&fused, 1, 0}, {&bmm, 2, 0}}, even[] = {{&fused, 1, 0}, {&bmm, 1, 0}};
+    assert_true(ks_lead_probability(ks_lead_of_fused(sure, 2)) == 1);
+    assert_true(ks_lead_probability(ks_lead_of_fused(even, 2)) == 0.5);
 }
 
 int main(void)
@@ -433,6 +453,7 @@ int main(void)
         cmocka_unit_test(test_supports),     cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_quarantine),   cmocka_unit_test(test_nothing_to_quarantine),
         cmocka_unit_test(test_policies),     cmocka_unit_test(test_probabilities),
+        cmocka_unit_test(test_leads),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

@@ -82,6 +82,14 @@ static void test_malformed(void **state)
         {"\"points\":2", "\"points\":\"2\"", "points"},
         {"\"points\":2,", "", "points"},
         {"\"points\":2", "\"points\":1e999", "points"},
+        {"\"points\":2", "\"points\":2,\"caution\":0", "caution"},
+        {"\"points\":2", "\"points\":2,\"caution\":11", "caution"},
+        {"\"points\":2", "\"points\":2,\"caution\":\"1\"", "caution"},
+        {"\"points\":2", "\"points\":2,\"borrowed\":3", "borrowed"},
+        {"\"points\":2", "\"points\":2,\"borrowed\":-1", "borrowed"},
+        {"\"points\":2", "\"points\":2,\"apart\":-1", "apart"},
+        {"\"points\":2", "\"points\":2,\"apart\":[1]", "apart"},
+        {"\"format\":2", "\"format\":4", "format"},
         {"[1,2,3", "[0,2,3", "length[0]"},
         {"[1,2,3", "[-1,2,3", "length[0]"},
         {"[1,2,3", "[1e300,2,3", "length"},
@@ -217,6 +225,9 @@ static void assert_same_predictions(const ks_model *m, const ks_model *n)
     rng r = rng_make(1, 1);
     const problem_bounds bounds = {.hi = {.a = 64, .b = 512, .c = 512, .d = 64, .batch = 4096}};
     assert_int_equal(m->points, n->points);
+    assert_true(m->caution == n->caution);
+    assert_int_equal(m->borrowed, n->borrowed);
+    assert_true(fabsf(m->apart - n->apart) < 1e-6f);
     assert_int_equal(m->kernels, n->kernels);
     assert_true(m->type == n->type && m->layout == n->layout && m->objective == n->objective);
     for (int i = 0; i < 200; i++) {
@@ -242,7 +253,8 @@ static ks_model *large_model(void)
         {"fused.cpu", KS_FUSED, 1e-6}, {"bmm.cpu.permute", KS_BMM, 3e-6}, {"x.y", KS_BMM, 1}};
     ks_model *m = known_model(KS_BF16, KS_BATCH_LAST, kernels, 3);
     rng r = rng_make(9, 9);
-    m->objective = KS_ENERGY, m->points = 300;
+    m->objective = KS_ENERGY, m->points = 300, m->caution = 1.75;
+    m->borrowed = 100, m->apart = 0.375f;
     for (int d = 0; d < KS_MODEL_DIMS; d++) {
         m->length[d] = (float)(0.7 + 3 * rng_unit(&r));
         for (int i = 0; i < m->points; i++) m->input[d][i] = (float)(12 * rng_unit(&r)) / m->length[d];

@@ -2,7 +2,7 @@
  * the best kernel of each problem, beside the policies that need no advisor; it has to beat them to be worth having. */
 #include "cli.h"
 
-static cJSON *regret_json(const ks_regret *regret)
+cJSON *cli_regret_json(const ks_regret *regret)
 {
     cJSON *object = cJSON_CreateObject();
     cli_add_number(object, "mean", regret->mean);
@@ -19,13 +19,13 @@ cJSON *cli_acceptance_json(const ks_acceptance *acceptance)
     cJSON_AddStringToObject(object, "layout", ks_layout_name(acceptance->layout));
     cli_add_integer(object, "problems", acceptance->advisor.problems);
     cli_add_integer(object, "measured", acceptance->measured);
-    cJSON_AddItemToObject(object, "regret", regret_json(&acceptance->advisor));
+    cJSON_AddItemToObject(object, "regret", cli_regret_json(&acceptance->advisor));
     cli_add_number(object, "agreement", acceptance->agreement);
     cli_add_number(object, "ratio_threshold", acceptance->ratio_threshold);
     cJSON *fixed = cJSON_AddObjectToObject(object, "static");
-    cJSON_AddItemToObject(fixed, "always_fused", regret_json(&acceptance->always_fused));
-    cJSON_AddItemToObject(fixed, "always_bmm", regret_json(&acceptance->always_bmm));
-    cJSON_AddItemToObject(fixed, "ratio", regret_json(&acceptance->ratio));
+    cJSON_AddItemToObject(fixed, "always_fused", cli_regret_json(&acceptance->always_fused));
+    cJSON_AddItemToObject(fixed, "always_bmm", cli_regret_json(&acceptance->always_bmm));
+    cJSON_AddItemToObject(fixed, "ratio", cli_regret_json(&acceptance->ratio));
     return object;
 }
 
@@ -51,4 +51,9 @@ void cli_print_acceptance(const ks_acceptance *acceptance, int count)
         print_policy("", "", "", "always bmm", &a->always_bmm);
         print_policy("", "", "", ratio, &a->ratio);
     }
+}
+
+void cli_print_regret(const char *policy, const ks_regret *regret)
+{
+    print_policy("", "", "", policy, regret);
 }

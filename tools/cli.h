@@ -116,7 +116,10 @@ void cli_add_rates(cJSON *object, double copy_bytes_per_s, const double gemm_flo
  * always_bmm, ratio}}, each of static with the same four. */
 cJSON *cli_acceptance_json(const ks_acceptance *acceptance);
 
-/* An aligned table on standard output: for each dtype and layout a line a policy. */
+/* An aligned table on standard output: for each dtype and layout a line a policy; and one more line for it. */
 void cli_print_acceptance(const ks_acceptance *acceptance, int count);
+void cli_print_regret(const char *policy, const ks_regret *regret);
+
+cJSON *cli_regret_json(const ks_regret *regret);
 
 #endif

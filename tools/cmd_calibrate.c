@@ -108,6 +108,10 @@ int cmd_calibrate(cli *c, int argc, char **argv)
          "f32, f16, bf16, f64; several with commas; all; default: f32 on a CPU, all but f64 on a GPU", false},
         {"layout", CLI_LAYOUTS, &run.layouts, "LAYOUTS", "first, last or both (default)", false},
         {"seed", CLI_INT, &seed, "N", "choose the acceptance problems by N (default: by the clock)", false},
+        {"alone", CLI_FLAG, &run.alone, NULL,
+         "learn from nothing but this machine's measurements (default: start from the "
+         "seed of the nearest device)",
+         false},
         {"progress", CLI_FLAG, &w.lines, NULL, "a line a second on standard error, if it is no terminal", false},
         {0},
     };

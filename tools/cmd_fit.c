@@ -4,7 +4,7 @@
 #include "refit.h"
 #include <string.h>
 
-static const char synopsis[] = "ksauto [--db FILE] fit [--device DEVICE] [--objective time|energy]";
+static const char synopsis[] = "ksauto [--db FILE] fit [--device DEVICE] [--objective time|energy] [--alone]";
 static const char about[] =
     "Fits the predictor to the measurements in the store, one model for each type and layout that has "
     "enough of them,\nand stores the models. Measures nothing.";
@@ -23,9 +23,12 @@ int cmd_fit(cli *c, int argc, char **argv)
 {
     const char *name = NULL;
     ks_objective objective = KS_TIME;
+    bool alone = false;
     const cli_option options[] = {
         {"device", CLI_TEXT, &name, "DEVICE", "cpu (default), cuda:N, or the name of a device in the store", false},
         {"objective", CLI_OBJECTIVE, &objective, "WHAT", "time (default) or energy", false},
+        {"alone", CLI_FLAG, &alone, NULL, "take nothing from the seed of the nearest device for what is not measured",
+         false},
         {0},
     };
     char path[4096];
@@ -57,7 +60,10 @@ int cmd_fit(cli *c, int argc, char **argv)
         for (int l = 0; l < KS_NLAYOUTS; l++) {
             ks_model *model = NULL;
             ks_refit_result result;
-            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, KS_FIT_STEPS, &model, &result);
+            ks_origin origin = {0};
+            if (!alone) ks_origin_nearest(&device, (ks_type)t, (ks_layout)l, objective, &origin);
+            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, &origin, KS_FIT_STEPS, &model, &result);
+            ks_origin_free(&origin);
             if (s == KS_OK) s = ks_refit_keep(store, &device, model, &result);
             ks_model_free(model);
             if (s == KS_ERR_NO_DATA) continue;

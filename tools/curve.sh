@@ -7,6 +7,7 @@
 #     --seed N          chooses the held-out problems (default: by the clock; the first line of the output tells)
 #     --dtype TYPES     as for ksauto calibrate
 #     --layout LAYOUTS  as for ksauto calibrate
+#     --alone           as for ksauto calibrate: do not start from the seed of the nearest device
 #     --ksauto PATH     the command (default: build/quickstart/ksauto, else the one on the PATH)
 #     --out FILE        write the table there instead of on standard output
 #
@@ -22,10 +23,11 @@ fail() {
     exit "$1"
 }
 
-device=cpu seconds='5 10 20 40 80 160' problems=200 seed=$(date +%s) dtype='' layout='' ksauto='' out=''
+device=cpu seconds='5 10 20 40 80 160' problems=200 seed=$(date +%s) dtype='' layout='' alone='' ksauto='' out=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help) sed -n '2,/Needs jq/s/^# \{0,1\}//p' "$0" && exit ;;
+    --alone) alone=--alone && shift && continue ;;
     --device | --seconds | --problems | --seed | --dtype | --layout | --ksauto | --out) ;;
     *) fail 2 "unknown argument '$1'; see $0 --help" ;;
     esac
@@ -72,12 +74,12 @@ print() {
 
 calibrated=0 spent=0
 for total in $seconds; do
-    with calibrate --budget "$(less "$total" "$calibrated")" --json >"$work/run.json"
+    with calibrate --budget "$(less "$total" "$calibrated")" $alone --json >"$work/run.json"
     spent=$(add "$spent" "$(jq .elapsed_s "$work/run.json")")
     if [ "$calibrated" = 0 ]; then
         with bench --random "$problems" --seed "$seed" --csv "$work/heldout.csv" >/dev/null
         echo "$(jq -r .device "$work/run.json"): sh tools/curve.sh --device $device --seconds '$seconds' --problems $problems" \
-            "--seed $seed${dtype:+ --dtype $dtype}${layout:+ --layout $layout}"
+            "--seed $seed${dtype:+ --dtype $dtype}${layout:+ --layout $layout}${alone:+ $alone}"
         echo
         # shellcheck disable=SC2059
         printf "$row" dtype layout policy seconds spent measured problems mean p95 right
