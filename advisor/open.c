@@ -123,35 +123,17 @@ static void read_store(ks_context *ctx, ks_store *store)
     ks_rows_free(&r);
 }
 
-/* How unlike two devices are: other backends are out of reach, other instruction sets far. */
-static double distance(const ks_device *a, const ks_device *b)
-{
-    if (a->backend != b->backend) return INFINITY;
-    ks_device x = *a, y = *b;
-    ks_device_assume_rates(&x);
-    ks_device_assume_rates(&y);
-    return (strcmp(x.arch, y.arch) == 0 ? 0 : 10) + fabs(log(x.copy_bytes_per_s / y.copy_bytes_per_s)) +
-           fabs(log(x.gemm_flops_per_s[KS_F32] / y.gemm_flops_per_s[KS_F32]));
-}
-
 static void read_seeds(ks_context *ctx)
 {
-    size_t count, nearest = 0;
-    const ks_seed *seeds = ks_seeds(&count);
-    double least = INFINITY;
-    ks_device device, best = {0};
-    for (size_t i = 0; i < count; i++) {
-        if (ks_seed_read(&seeds[i], &device, NULL, NULL) != KS_OK) continue;
-        const double d = strcmp(device.name, ctx->device.name) == 0 ? -1 : distance(&device, &ctx->device);
-        if (d < least) least = d, nearest = i, best = device;
+    ks_device device;
+    const ks_seed *seed = ks_seed_nearest(&ctx->device, &device);
+    if (!seed) return;
+    if (strcmp(device.name, ctx->device.name) == 0 && ctx->device.copy_bytes_per_s <= 0) {
+        ctx->device.copy_bytes_per_s = device.copy_bytes_per_s;
+        memcpy(ctx->device.gemm_flops_per_s, device.gemm_flops_per_s, sizeof device.gemm_flops_per_s);
     }
-    if (!isfinite(least)) return;
-    if (least < 0 && ctx->device.copy_bytes_per_s <= 0) {
-        ctx->device.copy_bytes_per_s = best.copy_bytes_per_s;
-        memcpy(ctx->device.gemm_flops_per_s, best.gemm_flops_per_s, sizeof best.gemm_flops_per_s);
-    }
-    intake in = {ctx, KS_FROM_SEEDS, best.name};
-    ks_seed_read(&seeds[nearest], &device, take_model, &in);
+    intake in = {ctx, KS_FROM_SEEDS, device.name};
+    ks_seed_read(seed, &device, take_model, &in);
 }
 
 static ks_store *open_store(ks_context *ctx, const ks_options *options)

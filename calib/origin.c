@@ -19,12 +19,6 @@ static const double faith = 3;
 
 /* ---- finding one --------------------------------------------------------------------------------------------------- */
 
-static bool no_model(void *user, const ks_model_row *row)
-{
-    (void)user, (void)row;
-    return false;
-}
-
 typedef struct wanted {
     ks_type type;
     ks_layout layout;
@@ -42,37 +36,16 @@ static bool take(void *user, const ks_model_row *row)
     return false;
 }
 
-/* How unlike two devices are: other backends are out of reach, other instruction sets far. The device's own seed, which is
- * another machine of that name, is nearest. */
-static double distance(const ks_device *a, const ks_device *b)
-{
-    if (a->backend != b->backend) return INFINITY;
-    if (strcmp(a->name, b->name) == 0) return -1;
-    ks_device x = *a, y = *b;
-    ks_device_assume_rates(&x);
-    ks_device_assume_rates(&y);
-    return (strcmp(x.arch, y.arch) == 0 ? 0 : 10) + fabs(log(x.copy_bytes_per_s / y.copy_bytes_per_s)) +
-           fabs(log(x.gemm_flops_per_s[KS_F32] / y.gemm_flops_per_s[KS_F32]));
-}
-
 void ks_origin_nearest(const ks_device *device, ks_type type, ks_layout layout, ks_objective objective,
                        ks_origin *origin)
 {
-    size_t count, nearest = 0;
-    double least = INFINITY;
-    ks_device other;
     wanted w = {.type = type, .layout = layout, .objective = objective};
-    const ks_seed *seeds = ks_seeds(&count);
     *origin = (ks_origin){0};
     if (!*device->arch) return; /* of a device that is known by name alone nothing says what it is like */
-    for (size_t i = 0; i < count; i++) {
-        if (ks_seed_read(&seeds[i], &other, no_model, NULL) != KS_OK) continue;
-        const double far = distance(&other, device);
-        if (far < least) least = far, nearest = i, origin->device = other;
-    }
-    if (!isfinite(least)) return;
+    const ks_seed *seed = ks_seed_nearest(device, &origin->device);
+    if (!seed) return;
     ks_device_assume_rates(&origin->device);
-    ks_seed_read(&seeds[nearest], &other, take, &w);
+    ks_seed_read(seed, &(ks_device){0}, take, &w);
     origin->model = w.model;
 }
 

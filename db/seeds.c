@@ -222,6 +222,31 @@ ks_status ks_seed_read(const ks_seed *seed, ks_device *device, bool (*visit)(voi
     return visit ? read_models(in, read.name, visit, user) : KS_OK;
 }
 
+/* How unlike two devices are: other backends are out of reach, other instruction sets far. */
+static double distance(const ks_device *a, const ks_device *b)
+{
+    if (a->backend != b->backend) return INFINITY;
+    if (strcmp(a->name, b->name) == 0) return -1;
+    ks_device x = *a, y = *b;
+    ks_device_assume_rates(&x);
+    ks_device_assume_rates(&y);
+    return (strcmp(x.arch, y.arch) == 0 ? 0 : 10) + fabs(log(x.copy_bytes_per_s / y.copy_bytes_per_s)) +
+           fabs(log(x.gemm_flops_per_s[KS_F32] / y.gemm_flops_per_s[KS_F32]));
+}
+
+const ks_seed *ks_seed_nearest(const ks_device *device, ks_device *nearest)
+{
+    const ks_seed *found = NULL;
+    double least = INFINITY;
+    for (size_t i = 0; i < ks_seed_count; i++) {
+        ks_device other;
+        if (ks_seed_read(&ks_seed_table[i], &other, NULL, NULL) != KS_OK) continue;
+        const double far = distance(&other, device);
+        if (far < least) least = far, found = &ks_seed_table[i], *nearest = other;
+    }
+    return found;
+}
+
 /* --- writing ----------------------------------------------------------------------------------------------- */
 
 /* NULL when memory ran out. */

@@ -25,6 +25,10 @@ const ks_seed *ks_seeds(size_t *count);
 ks_status ks_seed_read(const ks_seed *seed, ks_device *device, bool (*visit)(void *user, const ks_model_row *),
                        void *user);
 
+/* The seed of the device that is most like this one, and that device: its own first (another machine of that name), then by
+ * instruction set and rates. NULL if there is none for this backend. */
+const ks_seed *ks_seed_nearest(const ks_device *device, ks_device *nearest);
+
 /* Writes a seed for one device of a store: its lines to path, its measurements to csv_path, their times to six digits. */
 ks_status ks_seed_write(ks_store *store, const char *device, const char *path, const char *csv_path);
 

@@ -15,9 +15,10 @@
 #include "sizes.h"
 
 #include <limits.h>
+#include <math.h>
 
 /* BLAS counts in int. Larger sizes are cut: b and the batch into pieces, c into terms of a sum. */
-enum { TASKS_PER_THREAD = 8, LEAST_PIECE = 64, BLAS_MOST = INT_MAX / 2 };
+enum { TASKS_PER_THREAD = 8, LEAST_PIECE = 64, BLAS_MOST = INT_MAX / 2, SMALL = 1000000 };
 
 /* How the blocks lie: block (i, l) starts at i * i_step + l * l_step; its rows are ld apart. In elements. */
 typedef struct view {
@@ -100,11 +101,19 @@ static void multiply(gemm_job *job, int units)
     ks_blas_end();
 }
 
-static double gemm_calls(const ks_problem *p, int units)
+/* What the calls cost beside bytes: OpenBLAS copies both operands of a product into blocks of its own, unless it is of at
+ * most SMALL multiplications (the condition of its small kernels); and the last round of tasks leaves threads idle. */
+static void gemm_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    gemm_job job = {.problem = p};
-    cut(p, units, &job);
-    return (double)(p->a * p->d) * (double)(job.n_pieces * job.j_pieces);
+    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1;
+    gemm_job job = {.problem = p, .sample_rows = p->layout == KS_BATCH_FIRST};
+    cut(p, device->units, &job);
+    const double n = (double)job.n_piece < (double)p->batch ? (double)job.n_piece : (double)p->batch;
+    const double b = (double)job.j_piece < (double)p->b ? (double)job.j_piece : (double)p->b, c = (double)p->c;
+    const double calls = (double)(p->a * p->d) * (double)(job.n_pieces * job.j_pieces);
+    terms[KS_TERM_FLOPS] = ks_problem_flops(p) * ceil(calls / units) * units / calls;
+    terms[KS_TERM_SHUFFLE] = n * b * c > SMALL ? calls * (n + b) * c : 0;
+    terms[KS_TERM_CALLS] = calls / units;
 }
 
 /* ---- bmm.cpu.strided ------------------------------------------------------------------------------------------ */
@@ -137,12 +146,9 @@ static size_t no_workspace(const ks_problem *problem, const ks_device *device)
 
 static void strided_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1;
+    gemm_cost(p, device, terms);
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p) + (double)ks_y_count(p) * (double)ks_type_bytes(p->type);
-    terms[KS_TERM_FLOPS] = ks_problem_flops(p);
-    terms[KS_TERM_SHUFFLE] = 0;
-    terms[KS_TERM_CALLS] = gemm_calls(p, device->units) / units;
 }
 
 static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
@@ -308,13 +314,12 @@ static bool permute_supports(const ks_problem *p, const ks_device *device)
 
 static void permute_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = ks_cpu_is_wide(p) ? (double)device->units : 1, wide = (double)wide_size(p->type);
-    const double narrow = (double)ks_type_bytes(p->type), xy = (double)ks_x_count(p) + (double)ks_y_count(p);
+    const double wide = (double)wide_size(p->type), narrow = (double)ks_type_bytes(p->type);
+    const double xy = (double)ks_x_count(p) + (double)ks_y_count(p);
+    gemm_cost(p, device, terms);
     terms[KS_TERM_LAUNCH] = 3;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p) + xy * (3 * wide) + (double)ks_y_count(p) * narrow;
-    terms[KS_TERM_FLOPS] = ks_problem_flops(p);
-    terms[KS_TERM_SHUFFLE] = xy * (narrow < 4 ? 4 : p->layout == KS_BATCH_FIRST ? 2 : 0.25);
-    terms[KS_TERM_CALLS] = gemm_calls(p, device->units) / units;
+    terms[KS_TERM_SHUFFLE] += xy * (narrow < 4 ? 4 : p->layout == KS_BATCH_FIRST ? 2 : 0.25);
 }
 
 static ks_status permute_run(const ks_problem *p, const ks_run_args *args)

@@ -16,7 +16,7 @@ for prefix; do
     rm -f "$KSAUTO_DB"*
     device=$(head -n 1 "$prefix.jsonl" | jq -r .name)
     "$ksauto" db import --seed "$prefix"
-    "$ksauto" fit --device "$device"
+    "$ksauto" fit --alone --device "$device"
     "$ksauto" db export --seed "$device" --out-prefix "$draft/seed"
     if jq -en 'any(inputs.kernels[]?; .terms == "generic")' "$draft/seed.jsonl" >/dev/null; then
         cp "$draft/seed.jsonl" "$prefix.generic.jsonl"
