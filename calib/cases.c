@@ -17,11 +17,16 @@ bool ks_rows_add(void *user, const ks_measurement *m)
     if (r->count == r->room) {
         const size_t room = r->room ? 2 * r->room : 1024;
         ks_measurement *items = realloc(r->items, room * sizeof *items);
-        if (!items) return false;
+        if (!items) return !(r->incomplete = true);
         r->items = items, r->room = room;
     }
     r->items[r->count++] = *m;
     return true;
+}
+
+ks_status ks_rows_status(const ks_rows *r)
+{
+    return r->incomplete ? ks_fail(KS_ERR_MEMORY, "out of memory for more than %zu measurements", r->count) : KS_OK;
 }
 
 void ks_rows_free(ks_rows *r)

@@ -8,9 +8,12 @@
 typedef struct ks_rows {
     ks_measurement *items;
     size_t count, room;
+    bool incomplete; /* one could not be added */
 } ks_rows;
 
 bool ks_rows_add(void *rows, const ks_measurement *m); /* a visitor for ks_store_each; false: out of memory */
+ks_status
+ks_rows_status(const ks_rows *rows); /* KS_ERR_MEMORY if they are incomplete: a walk that ends early is KS_OK */
 void ks_rows_free(ks_rows *rows);
 
 typedef struct ks_case {

@@ -80,12 +80,15 @@ const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t siz
     return text;
 }
 
-const char ks_row_columns[] =
-    /* CROSS JOIN keeps SQLite from walking devices first and then sorting everything by id */
-    "SELECT m.id, d.name, k.name, k.version, k.family, m.a, m.b, m.c, m.d, m.batch, m.type, m.layout, m.math, "
-    "m.cache_state, m.status, m.reason, m.time_s, m.spread, m.energy_j, m.clock_hz, m.samples, m.measured_at_s, "
-    "m.sample_times_s FROM measurements m CROSS JOIN devices d ON d.id = m.device_id "
-    "CROSS JOIN kernels k ON k.id = m.kernel_id WHERE ?1 IS NULL OR d.name = ?1 ORDER BY m.id";
+/* CROSS JOIN keeps SQLite from walking devices first and then sorting everything by id */
+#define ROW_COLUMNS                                                                                                  \
+    "SELECT m.id, d.name, k.name, k.version, k.family, m.a, m.b, m.c, m.d, m.batch, m.type, m.layout, m.math, "      \
+    "m.cache_state, m.status, m.reason, m.time_s, m.spread, m.energy_j, m.clock_hz, m.samples, m.measured_at_s, "    \
+    "m.sample_times_s FROM measurements m CROSS JOIN devices d ON d.id = m.device_id "                               \
+    "CROSS JOIN kernels k ON k.id = m.kernel_id WHERE ?1 IS NULL OR d.name = ?1 ORDER BY m.id"
+
+const char ks_row_columns[] = ROW_COLUMNS;
+const char ks_row_columns_backwards[] = ROW_COLUMNS " DESC";
 
 const char *ks_row_read(const ks_sql *sql, ks_row *out, char *text, size_t size)
 {

@@ -5,7 +5,7 @@
 #include "store.h"
 
 /* Looks at path before SQLite does: a directory, FIFO or device in the store's place is refused without being
- * opened. For KS_STORE_WRITE missing directories are made (0777 less the umask) and a missing file is fine.
+ * opened. For writing missing directories are made (0777 less the umask) and a missing file is fine.
  * *network says that the file lies, or will lie, on a network file system. KS_ERR_STORE names path and reason. */
 ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network);
 

@@ -1,6 +1,6 @@
 /* SQLite as the rest of db/ sees it: statements that are prepared, bound, stepped and read, and failures that are
- * statuses with a message. Internal to db/ (and its tests); implemented by store.c, the only file that includes
- * sqlite3.h. */
+ * statuses with a message. Internal to db/ (and its tests); implemented by store_sql.c, which with store.c is all that
+ * includes sqlite3.h. */
 #ifndef KS_SQL_H
 #define KS_SQL_H
 
@@ -25,6 +25,12 @@ typedef struct ks_sql {
 
 /* ks_store_open's second half, with the file system's kind given by the caller: tests have no network at hand. */
 ks_status ks_store_open_on(ks_store **store, const char *path, ks_store_mode mode, bool network);
+
+bool ks_store_writes(const ks_store *store);
+int ks_store_wait_ms(const ks_store *store); /* for a lock */
+
+/* SQLite's code as a status, and what it means for whoever was doing that. */
+ks_status ks_sql_fail(const ks_store *store, int code, const char *doing);
 
 ks_status ks_sql_prepare(ks_store *store, const char *text, ks_sql *sql);
 void ks_sql_finish(ks_sql *sql);
