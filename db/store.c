@@ -137,6 +137,31 @@ static ks_status fail_newer(const ks_store *store, int64_t version)
                          (int)SCHEMA);
 }
 
+/* The store's companion of that suffix; malloc'ed. */
+static char *beside(const ks_store *store, const char *suffix)
+{
+    const char *name = sqlite3_db_filename(store->db, "main"); /* links resolved */
+    char *path = name ? malloc(strlen(name) + strlen(suffix) + 1) : NULL;
+    if (path) sprintf(path, "%s%s", name, suffix);
+    return path;
+}
+
+/* Whether power was lost while the store was being made: its first sector has not reached the disk, and the journal beside
+ * it says that there was nothing before. SQLite will go back to that. */
+static bool is_unfinished(const ks_store *store, const unsigned char bytes[HEADER_BYTES])
+{
+    static const unsigned char magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+    unsigned char start[20] = {0};
+    for (int i = 0; i < HEADER_BYTES; i++)
+        if (bytes[i]) return false;
+    char *path = beside(store, "-journal");
+    FILE *journal = path ? fopen(path, "rbe") : NULL;
+    const bool read = journal && fread(start, 1, sizeof start, journal) == sizeof start;
+    if (journal) fclose(journal);
+    free(path);
+    return read && memcmp(start, magic, sizeof magic) == 0 && big_endian(start + 16) == 0 /* pages before */;
+}
+
 static ks_status read_header(ks_store *store, header *out)
 {
     unsigned char bytes[HEADER_BYTES] = {0};
@@ -148,11 +173,13 @@ static ks_status read_header(ks_store *store, header *out)
     if (code == SQLITE_OK && size > 0) code = file->pMethods->xRead(file, bytes, HEADER_BYTES, 0);
     if (code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ) return ks_sql_fail(store, code, "read it");
 
-    *out = (header){.empty = size == 0, .wal = bytes[18] == 2 || bytes[19] == 2, .size = size};
+    *out = (header){
+        .empty = size == 0 || is_unfinished(store, bytes), .wal = bytes[18] == 2 || bytes[19] == 2, .size = size};
     out->page_bytes = (uint32_t)bytes[16] << 8 | bytes[17];
     if (out->page_bytes < 512) out->page_bytes = 65536; /* written as 1 */
     if (out->empty && !ks_store_writes(store))
-        return ks_store_fail(KS_TROUBLE_MISSING, store->path, "is empty (0 bytes)");
+        return ks_store_fail(KS_TROUBLE_MISSING, store->path,
+                             size == 0 ? "is empty (0 bytes)" : "was being made when the machine stopped");
     if (out->empty) return KS_OK;
     if (memcmp(bytes, "SQLite format 3", 16) != 0)
         return ks_store_fail(KS_TROUBLE_FOREIGN, store->path, "not a ksauto store, and no SQLite file at all");
@@ -181,12 +208,10 @@ static bool lacks_shared_memory(int code)
 
 static bool log_is_empty(ks_store *store)
 {
-    const char *name = sqlite3_db_filename(store->db, "main"); /* links resolved */
     struct stat facts;
     bool empty = true;
-    char *log = name ? malloc(strlen(name) + 5) : NULL;
+    char *log = beside(store, "-wal");
     if (!log) return false;
-    sprintf(log, "%s-wal", name);
     if (stat(log, &facts) == 0) empty = facts.st_size == 0;
     free(log);
     return empty;
