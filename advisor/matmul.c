@@ -103,7 +103,8 @@ static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kern
     return s;
 }
 
-/* The kernel that needs least workspace: what is left when memory is short. */
+/* The kernel that needs least workspace: what is left when memory is short. (Where even that is not to be had, the CPU's
+ * reference needs none.) */
 static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS], *least = NULL;
@@ -228,6 +229,7 @@ ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, co
     if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
     s = run(ctx, p, kernel, &args);
     if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
+    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), &args);
     return s;
 }
 

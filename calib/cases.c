@@ -212,11 +212,12 @@ int ks_case_best(const ks_cases *cases, const ks_case *c, int family)
     return best;
 }
 
-void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
+bool ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
 {
     double *scale = malloc(((size_t)cases->count + 1) * sizeof *scale);
     int n = 0;
-    for (int i = 0; scale && i < cases->count; i++) {
+    if (!scale) return false;
+    for (int i = 0; i < cases->count; i++) {
         scale[i] = cases->items[i].value[q];
         n += !isnan(scale[i]);
     }
@@ -225,6 +226,7 @@ void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double
     else
         ks_cost_assume(device, cases->type, cost);
     free(scale);
+    return true;
 }
 
 ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement)

@@ -46,8 +46,8 @@ void ks_cases_free(ks_cases *cases);
 /* Index of the fastest measured kernel of a case (of one family, if family >= 0); -1 if there is none. */
 int ks_case_best(const ks_cases *cases, const ks_case *c, int family);
 
-/* Non-negative costs per term that fit kernel q's values best in relative error. */
-void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);
+/* Non-negative costs per term that fit kernel q's values best in relative error. False if out of memory. */
+bool ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);
 
 /* Regret of a choice: chosen[i] is a kernel index for case i, or -1 where it has no opinion (not counted). */
 ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement);

@@ -79,33 +79,32 @@ static double correlation(const training *t, int q, int i, int j, const double l
     return (1 + r) * exp(-r);
 }
 
-/* (R + noise I) over the kernel's first `count` samples, factorised. NULL if out of memory or not positive definite. */
-static gsl_matrix *factorised(const training *t, int q, int count, const double *length, double noise)
+/* Factorises (R + noise I) over the kernel's first `count` samples in *m. False if it is not positive definite. */
+static bool factorise(const training *t, int q, int count, const double *length, double noise, gsl_matrix *m)
 {
     const samples *s = &t->kernel[q];
-    gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
-    if (!m) return NULL;
     for (int i = 0; i < count; i++)
         for (int j = 0; j <= i; j++) {
             const double value = correlation(t, q, s->index[i], s->index[j], length) + (i == j ? noise : 0);
             gsl_matrix_set(m, (size_t)i, (size_t)j, value);
             gsl_matrix_set(m, (size_t)j, (size_t)i, value);
         }
-    if (gsl_linalg_cholesky_decomp1(m) != GSL_SUCCESS) {
-        gsl_matrix_free(m);
-        return NULL;
-    }
-    return m;
+    return gsl_linalg_cholesky_decomp1(m) == GSL_SUCCESS;
 }
 
-/* Solves for the weights; returns the profiled signal variance, or NaN. log_det may be NULL. */
+/* Solves for the weights; returns the profiled signal variance, NaN if there is no solution, infinity if out of memory.
+ * log_det may be NULL. */
 static double solve(const training *t, int q, int count, const double *length, double noise, double *alpha,
                     double *log_det)
 {
     const samples *s = &t->kernel[q];
     if (count < 1) return NAN;
-    gsl_matrix *m = factorised(t, q, count, length, noise);
-    if (!m) return NAN;
+    gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
+    if (!m) return INFINITY;
+    if (!factorise(t, q, count, length, noise, m)) {
+        gsl_matrix_free(m);
+        return NAN;
+    }
     gsl_vector_const_view right = gsl_vector_const_view_array(s->residual, (size_t)count);
     gsl_vector_view x = gsl_vector_view_array(alpha, (size_t)count);
     double signal = NAN;
@@ -138,10 +137,10 @@ static double negative_log_posterior(const gsl_vector *v, void *user)
     scaled(t->prior, x, y, length, &noise);
     for (int q = 0; q < t->kernels; q++) {
         const int all = t->kernel[q].count, count = all < SEARCH_POINTS ? all : SEARCH_POINTS;
-        double log_det;
+        double log_det = 0;
         if (count < 3) continue;
         const double signal = solve(t, q, count, length, noise, alpha, &log_det);
-        if (!(signal > 0)) return 1e10;
+        if (!(signal > 0 && isfinite(signal))) return 1e10;
         sum += 0.5 * count * log(signal) + 0.5 * log_det;
     }
     return isfinite(sum) ? sum : 1e10;
@@ -227,13 +226,14 @@ static bool choose_points(const ks_cases *cases, uint64_t seed, training *t)
     return true;
 }
 
-static void collect_residuals(const ks_cases *cases, const ks_device *device, training *t)
+/* False if out of memory. */
+static bool collect_residuals(const ks_cases *cases, const ks_device *device, training *t)
 {
     t->kernels = cases->kernels;
     for (int q = 0; q < t->kernels; q++) {
         samples *s = &t->kernel[q];
         s->count = 0;
-        ks_cases_cost(cases, device, q, t->cost[q]);
+        if (!ks_cases_cost(cases, device, q, t->cost[q])) return false;
         for (int i = 0; i < t->points; i++) {
             const ks_case *c = &cases->items[t->item[i]];
             double terms[KS_NTERMS];
@@ -244,6 +244,7 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
             s->residual[s->count++] = log(c->value[q] / ks_cost_s(t->cost[q], terms));
         }
     }
+    return true;
 }
 
 static ks_status build(const ks_cases *cases, const training *t, const double *length, double noise, bool means_only,
@@ -259,6 +260,7 @@ static ks_status build(const ks_cases *cases, const training *t, const double *l
         const samples *s = &t->kernel[q];
         if (s->count < 3) continue;
         const double signal = solve(t, q, s->count, length, noise, alpha, NULL);
+        if (isinf(signal)) return ks_fail(KS_ERR_MEMORY, "out of memory for a fit to %d problems", s->count);
         if (isnan(signal))
             return ks_fail(KS_ERR_INTERNAL, "the fit of %s is not positive definite", cases->kernel[q]->name);
         ks_model_kernel *k = &m->kernel[m->kernels++];
@@ -286,11 +288,10 @@ ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_op
     training *t = malloc(sizeof *t);
     ks_model *m = calloc(1, sizeof *m);
     ks_status s = KS_OK;
-    if (!t || !m || !choose_points(cases, options ? options->seed : 0, t)) {
+    if (!t || !m || !choose_points(cases, options ? options->seed : 0, t) || !collect_residuals(cases, device, t)) {
         s = ks_fail(KS_ERR_MEMORY, "out of memory for a fit");
         goto done;
     }
-    collect_residuals(cases, device, t);
     double length[LENGTHS], noise, at[PARAMETERS] = {0};
     const ks_model *start = options ? options->start : NULL;
     t->prior = &(device->backend == KS_CUDA ? gpu_prior : cpu_prior)[cases->layout];
