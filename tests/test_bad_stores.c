@@ -291,7 +291,7 @@ static bool is_original(void *user, const ks_measurement *m)
 static void test_salvage(void **state)
 {
     const char *path = sandbox_path(state, "s.db");
-    char zeros[4096] = {0}, name[16];
+    char zeros[4096] = {0}, name[64];
     size_t bytes, size;
     int saved_in_all = 0, trials = 0;
     make_whole_store(path, 400);
@@ -414,7 +414,7 @@ static void test_measuring_on_a_full_disk(void **state)
 {
     for (int good = 0; good < 24; good += 8)
         for (int fault = VFS_EIO; fault <= VFS_ENOSPC; fault++) {
-            char name[16];
+            char name[64];
             snprintf(name, sizeof name, "%d-%d.db", good, fault);
             const char *path = sandbox_path(state, name);
             const vfs_plan plan = {.calls = VFS_CHANGES | VFS_SHM, .good = good, .fault = (vfs_fault)fault};
@@ -462,7 +462,7 @@ static void test_locked(void **state)
         {"BEGIN IMMEDIATE", NULL, false}, /* a reader does not mind; what is measured cannot be stored */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char name[16];
+        char name[64];
         snprintf(name, sizeof name, "%zu.db", i);
         const char *path = sandbox_path(state, name);
         make_whole_store(path, 4);
