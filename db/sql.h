@@ -13,6 +13,8 @@ struct ks_store {
     struct sqlite3 *db;
     char *path; /* as given, for messages */
     ks_store_mode mode;
+    int wait_ms; /* longest wait for a lock */
+    int64_t waiting_since_ms;
 };
 
 /* One statement. Binding cannot fail by itself: the first trouble is kept and reported by ks_sql_step. Zeroed is

@@ -12,7 +12,7 @@
  * Journal: WAL, so that advice can be read while a calibration writes; but its shared memory does not work across
  * hosts, so rollback journals on network file systems. synchronous=EXTRA in both: a measurement costs more than a
  * sync, and FULL leaves out the directory's, so that a rollback journal may be back after power was lost, and with it what
- * was there before the commit. Readers wait 0.2 s for a lock (a matmul's context waits for them), writers 5 s.
+ * was there before the commit. Readers wait 0.2 s for a lock (a matmul's context waits for them), writers 10 s.
  *
  * Before anything is written the whole file is looked at (quick_check): a row put into a damaged file may be lost, or be the
  * loss of others. */
@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #ifndef KS_SCHEMA_PATH
 #    error "the build must define KS_SCHEMA_PATH as the absolute path of db/schema.sql, a string"
@@ -52,7 +53,7 @@ enum {
     APPLICATION_ID = 0x6b736175, /* "ksau" */
     HEADER_BYTES = 100,          /* of an SQLite file: https://www.sqlite.org/fileformat.html */
     READER_WAIT_MS = 200,
-    WRITER_WAIT_MS = 5000
+    WRITER_WAIT_MS = 10000
 };
 
 bool ks_store_writes(const ks_store *store)
@@ -98,6 +99,34 @@ static void disconnect(ks_store *store)
     store->db = NULL;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Called for as long as a lock is not to be had: whether to try again. SQLite's own handler looks ever more rarely, so that
+ * among many writers those who have waited longest wait for ever; here they look most often. */
+static int lock_is_busy(void *user, int turn)
+{
+    ks_store *store = user;
+    const int64_t now = now_ms();
+    if (turn == 0) store->waiting_since_ms = now;
+    const int64_t waited = now - store->waiting_since_ms;
+    if (waited >= store->wait_ms) return 0;
+    const int64_t pause_us = 5000 / (1 + waited / 50) + 200;
+    const struct timespec pause = {0, pause_us * 1000};
+    nanosleep(&pause, NULL);
+    return 1;
+}
+
+static void wait_for_locks(ks_store *store, int ms)
+{
+    store->wait_ms = ms;
+    sqlite3_busy_handler(store->db, lock_is_busy, store);
+}
+
 /* Opens the file and reads nothing of it. */
 static ks_status connect_to(ks_store *store, int flags, bool immutable)
 {
@@ -114,7 +143,7 @@ static ks_status connect_to(ks_store *store, int flags, bool immutable)
     free(name);
     if (code != SQLITE_OK) return ks_sql_fail(store, code, "open it");
     sqlite3_extended_result_codes(store->db, 1);
-    sqlite3_busy_timeout(store->db, ks_store_wait_ms(store));
+    wait_for_locks(store, ks_store_wait_ms(store));
     /* the file may be anyone's work: no functions from its schema, no writing to it behind SQL's back */
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, store->mode != KS_STORE_SALVAGE, NULL);
@@ -357,13 +386,13 @@ static ks_status set_journal(ks_store *store, bool network)
     bool row = false;
     char now[16] = "";
     /* changing it needs the file for oneself for a moment; where WAL must wait for that, the next open gets it */
-    sqlite3_busy_timeout(store->db, READER_WAIT_MS);
+    wait_for_locks(store, READER_WAIT_MS);
     ks_status status =
         ks_sql_prepare(store, network ? "PRAGMA journal_mode = DELETE" : "PRAGMA journal_mode = WAL", &sql);
     if (status == KS_OK) status = ks_sql_step(&sql, &row);
     if (row) ks_sql_text(&sql, 0, now, sizeof now);
     ks_sql_finish(&sql);
-    sqlite3_busy_timeout(store->db, ks_store_wait_ms(store));
+    wait_for_locks(store, ks_store_wait_ms(store));
     if (network && strcmp(now, "delete") != 0)
         return ks_store_fail(KS_TROUBLE_LOCKED, store->path,
                              "is on a network file system with a write-ahead log that another process holds");

@@ -1,8 +1,7 @@
-/* Allocators that defer to the next ones in line: the C library's, or a sanitizer's, which sees all that was not freed. Before
- * these are known (looking them up may itself allocate) the C library's own serve. */
+/* Allocators that defer to the C library's own. Everything in the process comes through here, so a failing run can be compared
+ * with itself: what a use of the library takes it must give back, whatever failed in between. */
 #include "bad_memory.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
 #include <stddef.h>
@@ -14,32 +13,17 @@ enum { DEPTH = 8, MOST_SITES = 1 << 14 };
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t count, size_t bytes);
 void *__libc_realloc(void *memory, size_t bytes);
-
-static void *(*next_malloc)(size_t);
-static void *(*next_calloc)(size_t, size_t);
-static void *(*next_realloc)(void *, size_t);
-static void *(*next_aligned)(size_t, size_t);
-static char *(*next_strdup)(const char *);
+void *__libc_memalign(size_t alignment, size_t bytes);
+void __libc_free(void *memory);
 
 static enum { IDLE, WATCHING, FAILING } mode;
 static _Thread_local bool mine, inside;
-static int64_t counted, fail_at;
+static int64_t counted, balance, fail_at;
 static bool fail_once, failed;
 
 static uint64_t site_key[MOST_SITES];
 static int64_t site_first[MOST_SITES];
 static int sites;
-
-__attribute__((constructor)) static void look_up(void)
-{
-    void *frames[DEPTH];
-    *(void **)&next_calloc = dlsym(RTLD_NEXT, "calloc");
-    *(void **)&next_realloc = dlsym(RTLD_NEXT, "realloc");
-    *(void **)&next_aligned = dlsym(RTLD_NEXT, "aligned_alloc");
-    *(void **)&next_strdup = dlsym(RTLD_NEXT, "strdup");
-    *(void **)&next_malloc = dlsym(RTLD_NEXT, "malloc");
-    backtrace(frames, DEPTH); /* loads what it needs */
-}
 
 static void note_site(void)
 {
@@ -69,50 +53,51 @@ static bool fails(void)
     return true;
 }
 
+static void *taken(void *memory)
+{
+    if (memory && mode != IDLE && mine && !inside) balance++;
+    return memory;
+}
+
 void *malloc(size_t bytes)
 {
-    if (!next_malloc) return __libc_malloc(bytes);
-    return fails() ? NULL : next_malloc(bytes);
+    return fails() ? NULL : taken(__libc_malloc(bytes));
 }
 
 void *calloc(size_t count, size_t bytes)
 {
-    if (!next_malloc) return __libc_calloc(count, bytes);
-    return fails() ? NULL : next_calloc(count, bytes);
+    return fails() ? NULL : taken(__libc_calloc(count, bytes));
 }
 
 void *realloc(void *memory, size_t bytes)
 {
-    if (!next_malloc) return __libc_realloc(memory, bytes);
-    return fails() ? NULL : next_realloc(memory, bytes);
+    if (fails()) return NULL;
+    return memory ? __libc_realloc(memory, bytes) : taken(__libc_realloc(NULL, bytes));
 }
 
 void *aligned_alloc(size_t alignment, size_t bytes)
 {
-    return fails() ? NULL : next_aligned(alignment, bytes);
+    return fails() ? NULL : taken(__libc_memalign(alignment, bytes));
 }
 
-/* The C library's would call malloc above, a sanitizer's would not. */
-char *strdup(const char *text)
+void free(void *memory)
 {
-    if (!next_strdup || fails()) return NULL;
-    const bool before = inside;
-    inside = true;
-    char *copy = next_strdup(text);
-    inside = before;
-    return copy;
+    if (memory && mode != IDLE && mine && !inside) balance--;
+    __libc_free(memory);
 }
 
 void memory_watch(void)
 {
+    void *frames[DEPTH];
+    backtrace(frames, DEPTH); /* loads what it needs */
     memset(site_key, 0, sizeof site_key);
-    sites = 0, counted = 0, failed = false, mine = true;
+    sites = 0, counted = balance = 0, failed = false, mine = true;
     mode = WATCHING;
 }
 
 void memory_fail(int64_t at, bool once)
 {
-    fail_at = at, fail_once = once, counted = 0, failed = false, mine = true;
+    fail_at = at, fail_once = once, counted = balance = 0, failed = false, mine = true;
     mode = FAILING;
 }
 
@@ -125,6 +110,11 @@ int64_t memory_stop(void)
 bool memory_failed(void)
 {
     return failed;
+}
+
+int64_t memory_balance(void)
+{
+    return balance;
 }
 
 int memory_sites(void)

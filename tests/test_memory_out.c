@@ -1,7 +1,7 @@
 /* Out of memory, at every place that allocates: for each of the library's main uses, one run for every place in the code
  * (told apart by its last few callers, in this library, SQLite, cJSON and GSL alike) in which its first allocation fails, and
  * one in which all later ones fail, too. What may come of it is a status and a message; the context can be closed, the store is
- * sound and used as ever by the next run, and (AddressSanitizer sees to that) nothing leaks.
+ * sound and used as ever by the next run, and nothing leaks.
  *
  * KS_TEST_MEMORY: how many places of each use, at most, spread over all of them; 0: all; default 60, and 12 of a context (it
  * reads the seeds, a million allocations). */
@@ -204,17 +204,22 @@ static void try(void **state, const char *what, use used, int usually)
     memory_watch();
     ks_status s = used(path);
     const int64_t allocations = memory_stop();
+    assert_int_equal(memory_balance(), 0);
     if (s != KS_OK) fail_msg("%s: %s", what, ks_status_message(s));
     const int sites = memory_sites(), step = most > 0 && sites > most ? (sites + most - 1) / most : 1;
     for (int i = 0; i < sites; i += step)
         for (int once = 0; once < 2; once++, trials++) {
             memory_fail(memory_site(i), once != 0);
             s = used(path);
-            const int64_t reached = memory_stop();
+            const int64_t reached = memory_stop(), kept = memory_balance();
             refused += s != KS_OK;
             if (s == KS_ERR_WRONG_RESULT || s == KS_ERR_INTERNAL || !memory_failed())
                 fail_msg("%s, place %d (allocation %lld of %lld): %s %s", what, i, (long long)memory_site(i),
                          (long long)reached, ks_status_name(s), ks_status_message(s));
+            if (kept != 0 &&
+                !(kept == 1 && used == use_fit)) /* GSL's minimiser loses a block if its simplex is not to be had */
+                fail_msg("%s, place %d (allocation %lld): %lld blocks leaked", what, i, (long long)memory_site(i),
+                         (long long)kept);
         }
     s = used(path); /* and everything is as before */
     if (s != KS_OK) fail_msg("%s, after it all: %s", what, ks_status_message(s));
