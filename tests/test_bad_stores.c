@@ -4,8 +4,9 @@
  * A context costs a good part of a second here (it reads the seeds), a store alone a fraction of a millisecond. So where
  * there are hundreds of trials the store is asked by itself, and every so many of them a context is opened, too.
  * KS_TEST_FLIPS: how many stores with flipped bytes, a few hundred by default. */
-#include "knowledge.h"
 #include "bad_disk.h"
+#include "knowledge.h"
+#include "seeds.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -226,6 +227,69 @@ static void test_permissions(void **state)
     assert_int_equal(chmod(*state, 0755), 0);
     file_assert_equal(path, before, bytes);
     free(before);
+}
+
+/* Links that somebody else has put where all may write, under the names that are about to be used. */
+static void test_planted_links(void **state)
+{
+    const char *shared = sandbox_path(state, "shared"), *victim = sandbox_path(state, "victim"),
+               *path = sandbox_path(state, "shared/s.db"), *link = sandbox_path(state, "shared/link.db");
+    static const char *const suffixes[] = {"-journal", "-wal", "-shm"};
+    char beside[700];
+    assert_int_equal(mkdir(shared, 0700), 0);
+    assert_int_equal(chmod(shared, 01777), 0);
+    file_write(victim, "dear", 4);
+    for (int network = 0; network < 2; network++)
+        for (int i = 0; i < 3; i++) { /* SQLite's own files: none is followed */
+            ks_store *store;
+            snprintf(beside, sizeof beside, "%s%s", path, suffixes[i]);
+            unlink(path);
+            unlink(beside);
+            assert_int_equal(symlink(victim, beside), 0);
+            if (ks_store_open_on(&store, path, KS_STORE_WRITE, network) == KS_OK) {
+                const ks_measurement m = measurement(1);
+                ks_store_add(store, &m, NULL);
+                ks_store_close(store);
+            }
+            file_assert_equal(victim, "dear", 4);
+            unlink(beside);
+        }
+    make_whole_store(sandbox_path(state, "own.db"), 2);
+    ks_store *store = opened(sandbox_path(state, "own.db"), KS_STORE_READ);
+    char json[600], csv[600];
+    snprintf(json, sizeof json, "%s/seed.json", shared);
+    snprintf(csv, sizeof csv, "%s/seed.csv", shared);
+    snprintf(beside, sizeof beside, "%s.draft", json);
+    assert_int_equal(symlink(victim, beside), 0);
+    assert_int_equal(ks_seed_write(store, cpu.name, json, csv), KS_OK);
+    file_assert_equal(victim, "dear", 4);
+    ks_store_close(store);
+
+    assert_int_equal(symlink(victim, link), 0); /* one's own is one's own affair */
+    assert_refused(link, KS_STORE_WRITE, "not a ksauto store");
+    if (lchown(link, 65534, 65534) != 0) return; /* only root can play somebody else */
+    assert_refused(link, KS_STORE_READ, "somebody else's link");
+    assert_refused(link, KS_STORE_WRITE, "somebody else's link");
+    assert_serves(link, "somebody else's link", KS_MEASURE);
+    file_assert_equal(victim, "dear", 4);
+}
+
+/* Files are made with the user's umask. */
+static void test_umask(void **state)
+{
+    static const char *const names[] = {"s.db", "seed.json", "seed.csv"};
+    const mode_t before = umask(027);
+    make_whole_store(sandbox_path(state, names[0]), 2);
+    ks_store *store = opened(sandbox_path(state, names[0]), KS_STORE_READ);
+    assert_int_equal(ks_seed_write(store, cpu.name, sandbox_path(state, names[1]), sandbox_path(state, names[2])),
+                     KS_OK);
+    ks_store_close(store);
+    umask(before);
+    for (int i = 0; i < 3; i++) {
+        struct stat facts;
+        assert_int_equal(stat(sandbox_path(state, names[i]), &facts), 0);
+        assert_int_equal(facts.st_mode & 027, 0);
+    }
 }
 
 /* --- damage ------------------------------------------------------------------------------------------------- */
@@ -511,10 +575,19 @@ static void test_no_shared_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_no_file),       TEST(test_others_files),     TEST(test_permissions),
-        TEST(test_truncated),     TEST(test_flipped),          TEST(test_salvage),
-        TEST(test_failing_reads), TEST(test_failing_writes),   TEST(test_measuring_on_a_full_disk),
-        TEST(test_locked),        TEST(test_no_shared_memory),
+        TEST(test_no_file),
+        TEST(test_others_files),
+        TEST(test_permissions),
+        TEST(test_planted_links),
+        TEST(test_umask),
+        TEST(test_truncated),
+        TEST(test_flipped),
+        TEST(test_salvage),
+        TEST(test_failing_reads),
+        TEST(test_failing_writes),
+        TEST(test_measuring_on_a_full_disk),
+        TEST(test_locked),
+        TEST(test_no_shared_memory),
     };
     return cmocka_run_group_tests_name("bad stores", tests, NULL, NULL);
 }
