@@ -168,7 +168,8 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run
     ks_prediction seen[KS_MAX_KERNELS];
     int raced = 0;
     ks_store *store = NULL;
-    if (ctx->store_path && !measured) ks_store_open(&store, ctx->store_path, KS_STORE_WRITE_BRIEFLY);
+    if (ctx->store_path && !measured && ctx->stored < MOST_STORED)
+        ks_store_open(&store, ctx->store_path, KS_STORE_WRITE_BRIEFLY);
     for (int q = 0; !measured && q < count; q++) {
         if (taken[q] < 3) continue;
         qsort(samples[q], (size_t)taken[q], sizeof **samples, compare);
@@ -185,6 +186,7 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run
                             .measured_at_s = ks_clock_s()};
         snprintf(m.device, sizeof m.device, "%s", ctx->device.name);
         snprintf(m.kernel, sizeof m.kernel, "%s", predicted[q].kernel->name);
+        ctx->stored++;
         if (store && ks_store_add(store, &m, samples[q]) != KS_OK) { /* the others would wait as long for nothing */
             ks_store_close(store);
             store = NULL;

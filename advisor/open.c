@@ -133,6 +133,7 @@ static void read_store(ks_context *ctx, ks_store *store)
     if (s == KS_OK) s = ks_store_each(store, &filter, ks_rows_add, &r);
     if (s == KS_OK) s = ks_rows_status(&r);
     if (s != KS_OK) note_store_trouble(ctx, s);
+    ctx->stored = r.count;
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
     for (int t = 0; t < KS_NTYPES; t++)

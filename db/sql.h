@@ -14,7 +14,7 @@ struct ks_store {
     char *path; /* as given, for messages */
     ks_store_mode mode;
     int wait_ms; /* longest wait for a lock */
-    int64_t waiting_since_ms;
+    int64_t waiting_since_ms, contended_at_ms;
 };
 
 /* One statement. Binding cannot fail by itself: the first trouble is kept and reported by ks_sql_step. Zeroed is
@@ -30,6 +30,10 @@ ks_status ks_store_open_on(ks_store **store, const char *path, ks_store_mode mod
 
 bool ks_store_writes(const ks_store *store);
 int ks_store_wait_ms(const ks_store *store); /* for a lock */
+
+/* Where others were met at the lock, leaves it to them for longer than they take to look again: who writes row after row would
+ * take it back each time before they do. */
+void ks_store_let_others(const ks_store *store);
 
 /* SQLite's code as a status, and what it means for whoever was doing that. */
 ks_status ks_sql_fail(const ks_store *store, int code, const char *doing);

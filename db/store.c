@@ -53,7 +53,8 @@ enum {
     APPLICATION_ID = 0x6b736175, /* "ksau" */
     HEADER_BYTES = 100,          /* of an SQLite file: https://www.sqlite.org/fileformat.html */
     READER_WAIT_MS = 200,
-    WRITER_WAIT_MS = 30000
+    WRITER_WAIT_MS = 30000,
+    LOOK_EVERY_MS = 3
 };
 
 bool ks_store_writes(const ks_store *store)
@@ -106,18 +107,28 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+static void sleep_ms(int ms)
+{
+    const struct timespec pause = {0, ms * 1000000};
+    nanosleep(&pause, NULL);
+}
+
 /* Called for as long as a lock is not to be had: whether to try again. SQLite's own handler looks ever more rarely, so that
  * among many writers those who have waited longest wait for ever; here all look equally often. (Every 0.2 ms, thirteen who
  * waited left the one who held the lock no time to work.) */
 static int lock_is_busy(void *user, int turn)
 {
     ks_store *store = user;
-    const int64_t now = now_ms();
-    if (turn == 0) store->waiting_since_ms = now;
-    if (now - store->waiting_since_ms >= store->wait_ms) return 0;
-    const struct timespec pause = {0, 3000000};
-    nanosleep(&pause, NULL);
+    store->contended_at_ms = now_ms();
+    if (turn == 0) store->waiting_since_ms = store->contended_at_ms;
+    if (store->contended_at_ms - store->waiting_since_ms >= store->wait_ms) return 0;
+    sleep_ms(LOOK_EVERY_MS);
     return 1;
+}
+
+void ks_store_let_others(const ks_store *store)
+{
+    if (store->contended_at_ms > 0 && now_ms() - store->contended_at_ms < 1000) sleep_ms(LOOK_EVERY_MS + 1);
 }
 
 static void wait_for_locks(ks_store *store, int ms)

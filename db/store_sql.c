@@ -167,6 +167,7 @@ ks_status ks_sql_begin(ks_store *store)
 {
     if (!ks_store_writes(store))
         return ks_store_fail(KS_TROUBLE_READ_ONLY, store->path, "was opened for reading only");
+    ks_store_let_others(store);
     return ks_sql_exec(store, "BEGIN IMMEDIATE");
 }
 

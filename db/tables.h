@@ -32,6 +32,11 @@ typedef struct ks_adder {
     ks_sql device, kernel, row;
 } ks_adder;
 
+/* Drops the samples of rows that are older than the newest KS_RAW_ROWS, of the `window` next older ones; their summaries
+ * stay. Inside the caller's transaction. */
+enum { KS_RAW_ROWS = 20000 };
+ks_status ks_rows_thin(ks_store *store, int64_t window);
+
 ks_status ks_adder_open(ks_store *store, ks_adder *add);
 void ks_adder_close(ks_adder *add);
 /* *added is raised by one unless the row was there already. */

@@ -225,6 +225,7 @@ static ks_status take_over(ks_store *to, ks_store *from, bool salvaging, int64_t
         status = merge.status;
     else if (read == KS_ERR_MEMORY || !salvaging)
         status = read;
+    if (status == KS_OK) status = ks_rows_thin(to, INT64_MAX / 2);
     status = ks_sql_end(to, status);
     if (added && status == KS_OK) *added = count;
     return status;
