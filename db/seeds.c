@@ -286,7 +286,10 @@ static ks_status output_open(output *out, const char *path)
     unlink(out->draft); /* of a run that was killed, or a link that leads elsewhere */
     const int file = open(out->draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
     out->file = file >= 0 ? fdopen(file, "w") : NULL;
-    if (file >= 0 && !out->file) close(file);
+    if (file >= 0 && !out->file) {
+        close(file);
+        unlink(out->draft);
+    }
     return out->file ? KS_OK : ks_fail(KS_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
 }
 
@@ -318,8 +321,12 @@ ks_status ks_seed_write(ks_store *store, const char *device, const char *json_pa
 
     root = cJSON_CreateObject();
     object = device_to_json(&facts);
-    if (!object || !cJSON_AddItemToObject(root, "device", object) ||
-        !(out.models = cJSON_AddArrayToObject(root, "models"))) {
+    if (!object || !cJSON_AddItemToObject(root, "device", object)) {
+        cJSON_Delete(object);
+        status = ks_fail(KS_ERR_MEMORY, "no memory for the seed of %s", device);
+        goto end;
+    }
+    if (!(out.models = cJSON_AddArrayToObject(root, "models"))) {
         status = ks_fail(KS_ERR_MEMORY, "no memory for the seed of %s", device);
         goto end;
     }
