@@ -261,7 +261,8 @@ static void test_network(void **state)
     assert_int_equal(synchronous, 3);
     add(store, 2);
     ks_store *held;
-    assert_failure(ks_store_open_on(&held, path, KS_STORE_WRITE, true), KS_ERR_STORE, path, NULL); /* in use */
+    assert_failure(ks_store_open_on(&held, path, KS_STORE_WRITE_BRIEFLY, true), KS_ERR_STORE, path,
+                   NULL); /* in use */
     ks_store_close(store);
 
     assert_int_equal(ks_store_open_on(&store, path, KS_STORE_WRITE, true), KS_OK); /* moved to a network */
