@@ -9,6 +9,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+enum {
+    MOST_STORED = 100000
+}; /* rows of a device, beyond which first use stores no more: a server may meet new sizes for months */
 enum { MEMO_SLOTS = 8192, MEMO_PROBES = 16, WORKSPACES = 64 };
 
 /* A decision that was made: written once by the thread that takes the slot, read by all once it is ready. */
@@ -37,6 +40,7 @@ struct ks_context {
     double measure_budget_s;
     bool explain;
     char *store_path;
+    size_t stored; /* rows of this device in the store, as far as this context knows */
     ks_status store_status;
     char store_why[512];
     knowledge known[KS_NTYPES][KS_NLAYOUTS];

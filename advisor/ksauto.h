@@ -17,6 +17,9 @@
  *     if (s != KS_OK) fprintf(stderr, "%s\n", ks_status_message(s));
  *     ks_close(ctx);
  *
+ * It promises: a product is always computed, rightly, and a committed measurement is never lost. Trouble with the store of
+ * measurements (missing, locked, read-only, damaged, a full disk) is told by ks_store_status and never reaches a product.
+ *
  * Ownership: the caller owns every array and string passed in; strings that the library returns are its
  * own and live as long as said at the function. The library never prints (but see KSAUTO_EXPLAIN), never
  * exits, never aborts, and never changes signal handlers.
@@ -152,14 +155,16 @@ typedef struct ks_context ks_context;
 enum { KS_MEASURE = 1u << 0 }; /* options.flags: a problem never measured here is measured at its first use */
 
 typedef struct ks_options {
-    const char *device;      /* "cpu" (default, also NULL); "cuda" or "cuda:N"; or a device's name: one of this
+    const char *device;     /* "cpu" (default, also NULL); "cuda" or "cuda:N"; or a device's name: one of this
                                       machine's, or one that the store or the seeds know: then the context
                                       advises for it and cannot multiply */
-    const char *store;       /* the store's file; NULL: $KSAUTO_DB, else $XDG_DATA_HOME/ksauto/ksauto.db,
+    const char *store;      /* the store's file; NULL: $KSAUTO_DB, else $XDG_DATA_HOME/ksauto/ksauto.db,
                                       else ~/.local/share/ksauto/ksauto.db; "": no store, seeds only */
-    unsigned flags;          /* KS_MEASURE or 0 */
-    ks_objective objective;  /* what to minimise */
-    double measure_budget_s; /* longest that KS_MEASURE may hold up one call; 0: 0.1 s */
+    unsigned flags;         /* KS_MEASURE or 0 */
+    ks_objective objective; /* what to minimise */
+    double
+        measure_budget_s; /* longest that KS_MEASURE may hold up one call; 0: 0.1 s. Where another process holds the
+                                      store, some tenths of a second more: what was measured is then not stored */
 } ks_options;
 
 /* Opens a context; options may be NULL, and zeroed fields mean the defaults. The store is read here, once.
@@ -206,7 +211,7 @@ KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
  *
  * A decision costs <= 10 us for a new problem and <= 100 ns from then on; it neither locks, allocates nor reads
  * files. Kernels that need workspace take it from the context, which keeps it for the next call; where it cannot
- * be had, a kernel that needs none runs instead. On CUDA that is a memory pool of the context's own, from which workspace is
+ * be had, a kernel that needs none runs instead (on a CPU there is always one). On CUDA that is a memory pool of the context's own, from which workspace is
  * taken in the stream's order.
  *
  * Returns KS_OK, KS_ERR_ARGUMENT, KS_ERR_OVERFLOW, KS_ERR_UNSUPPORTED or KS_ERR_DEVICE. */

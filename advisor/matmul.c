@@ -103,7 +103,8 @@ static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kern
     return s;
 }
 
-/* The kernel that needs least workspace: what is left when memory is short. */
+/* The kernel that needs least workspace: what is left when memory is short. (Where even that is not to be had, the CPU's
+ * reference needs none.) */
 static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS], *least = NULL;
@@ -167,7 +168,8 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run
     ks_prediction seen[KS_MAX_KERNELS];
     int raced = 0;
     ks_store *store = NULL;
-    if (ctx->store_path && !measured) ks_store_open(&store, ctx->store_path, KS_STORE_WRITE);
+    if (ctx->store_path && !measured && ctx->stored < MOST_STORED)
+        ks_store_open(&store, ctx->store_path, KS_STORE_WRITE_BRIEFLY);
     for (int q = 0; !measured && q < count; q++) {
         if (taken[q] < 3) continue;
         qsort(samples[q], (size_t)taken[q], sizeof **samples, compare);
@@ -184,7 +186,11 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run
                             .measured_at_s = ks_clock_s()};
         snprintf(m.device, sizeof m.device, "%s", ctx->device.name);
         snprintf(m.kernel, sizeof m.kernel, "%s", predicted[q].kernel->name);
-        if (store) ks_store_add(store, &m, samples[q]);
+        ctx->stored++;
+        if (store && ks_store_add(store, &m, samples[q]) != KS_OK) { /* the others would wait as long for nothing */
+            ks_store_close(store);
+            store = NULL;
+        }
     }
     ks_store_close(store);
     if (raced > 0) ks_context_remember(ctx, p, seen[ks_prediction_best(seen, raced)].kernel); /* ties as always */
@@ -225,6 +231,7 @@ ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, co
     if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
     s = run(ctx, p, kernel, &args);
     if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
+    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), &args);
     return s;
 }
 

@@ -13,9 +13,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
+/* A file that is there and cannot be read is not written to, either: it may be damaged. */
 static void note_store_trouble(ks_context *ctx, ks_status status)
 {
+    struct stat facts;
+    if (status == KS_ERR_STORE && ctx->store_path && stat(ctx->store_path, &facts) == 0 && facts.st_size > 0) {
+        free(ctx->store_path);
+        ctx->store_path = NULL;
+    }
     if (ctx->store_status != KS_OK) return;
     ctx->store_status = status;
     snprintf(ctx->store_why, sizeof ctx->store_why, "%s", ks_status_message(status));
@@ -84,9 +91,14 @@ static bool take_model(void *user, const ks_model_row *row)
     knowledge *k = &in->ctx->known[row->type][row->layout];
     ks_model *model;
     if (row->objective != in->ctx->objective || k->model) return true;
-    if (ks_model_parse(row->json, &model) != KS_OK || model->type != row->type || model->layout != row->layout) {
+    ks_status s = ks_model_parse(row->json, &model);
+    if (s == KS_OK && (model->type != row->type || model->layout != row->layout))
+        s = ks_fail(KS_ERR_PARSE, "model: is stored for %s, batch-%s, but made for %s, batch-%s",
+                    ks_type_name(row->type), ks_layout_name(row->layout), ks_type_name(model->type),
+                    ks_layout_name(model->layout));
+    if (s != KS_OK) {
         ks_model_free(model);
-        if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, KS_ERR_PARSE);
+        if (in->source == KS_FROM_MODEL) note_store_trouble(in->ctx, s);
         return true;
     }
     /* Here only kernels of this build are chosen from; elsewhere those of the model are. */
@@ -113,13 +125,17 @@ static void read_store(ks_context *ctx, ks_store *store)
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
     const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
     if (s == KS_OK) s = ks_store_each(store, &filter, ks_rows_add, &r);
+    if (s == KS_OK) s = ks_rows_status(&r);
     if (s != KS_OK) note_store_trouble(ctx, s);
+    ctx->stored = r.count;
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
     for (int t = 0; t < KS_NTYPES; t++)
-        for (int l = 0; l < KS_NLAYOUTS; l++)
-            ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
-                           &ctx->known[t][l].cases);
+        for (int l = 0; l < KS_NLAYOUTS; l++) {
+            s = ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
+                               &ctx->known[t][l].cases);
+            if (s != KS_OK) note_store_trouble(ctx, s);
+        }
     ks_rows_free(&r);
 }
 

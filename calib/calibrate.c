@@ -67,8 +67,7 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
     if (s == KS_ERR_MEMORY) return report_progress(r, phase); /* too large for this machine: go on with others */
     for (int q = 0; s == KS_OK && q < count; q++) {
         s = ks_store_add(r->store, &out[q], raw + q * KS_MAX_SAMPLES);
-        if (s == KS_OK && !ks_rows_add(&r->rows, &out[q]))
-            s = ks_fail(KS_ERR_MEMORY, "out of memory for measurements");
+        if (s == KS_OK && !ks_rows_add(&r->rows, &out[q])) s = ks_rows_status(&r->rows);
     }
     if (s != KS_OK) return s;
     r->report->measured++, r->problems++;
@@ -169,6 +168,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     ks_cases before;
     r->rows.count = 0, r->problems = 0, r->expected_regret = NAN;
     ks_status s = ks_store_each(r->store, &filter, ks_rows_add, &r->rows);
+    if (s == KS_OK) s = ks_rows_status(&r->rows);
     if (s == KS_OK) s = ks_refit_cases(&r->rows, &r->device, type, layout, KS_TIME, &before);
     if (s != KS_OK) return s;
     r->problems = before.count;

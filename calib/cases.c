@@ -17,11 +17,16 @@ bool ks_rows_add(void *user, const ks_measurement *m)
     if (r->count == r->room) {
         const size_t room = r->room ? 2 * r->room : 1024;
         ks_measurement *items = realloc(r->items, room * sizeof *items);
-        if (!items) return false;
+        if (!items) return !(r->incomplete = true);
         r->items = items, r->room = room;
     }
     r->items[r->count++] = *m;
     return true;
+}
+
+ks_status ks_rows_status(const ks_rows *r)
+{
+    return r->incomplete ? ks_fail(KS_ERR_MEMORY, "out of memory for more than %zu measurements", r->count) : KS_OK;
 }
 
 void ks_rows_free(ks_rows *r)
@@ -234,11 +239,12 @@ int ks_case_kernels(const ks_cases *cases, const ks_case *c, const ks_kernel *ke
     return count;
 }
 
-void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
+bool ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS])
 {
     double *scale = malloc(((size_t)cases->count + 1) * sizeof *scale);
     int n = 0;
-    for (int i = 0; scale && i < cases->count; i++) {
+    if (!scale) return false;
+    for (int i = 0; i < cases->count; i++) {
         scale[i] = cases->items[i].value[q];
         n += !isnan(scale[i]);
     }
@@ -247,6 +253,7 @@ void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double
     else
         ks_cost_assume(device, cases->type, cost);
     free(scale);
+    return true;
 }
 
 ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement)

@@ -8,9 +8,12 @@
 typedef struct ks_rows {
     ks_measurement *items;
     size_t count, room;
+    bool incomplete; /* one could not be added */
 } ks_rows;
 
 bool ks_rows_add(void *rows, const ks_measurement *m); /* a visitor for ks_store_each; false: out of memory */
+ks_status
+ks_rows_status(const ks_rows *rows); /* KS_ERR_MEMORY if they are incomplete: a walk that ends early is KS_OK */
 void ks_rows_free(ks_rows *rows);
 
 typedef struct ks_case {
@@ -57,8 +60,8 @@ int ks_case_best(const ks_cases *cases, const ks_case *c, int family);
 int ks_case_kernels(const ks_cases *cases, const ks_case *c, const ks_kernel *kernels[KS_MODEL_KERNELS],
                     int columns[KS_MODEL_KERNELS]);
 
-/* Non-negative costs per term that fit kernel q's values best in relative error. */
-void ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);
+/* Non-negative costs per term that fit kernel q's values best in relative error. False if out of memory. */
+bool ks_cases_cost(const ks_cases *cases, const ks_device *device, int q, double cost[KS_NTERMS]);
 
 /* Regret of a choice: chosen[i] is a kernel index for case i, or -1 where it has no opinion (not counted). */
 ks_regret ks_cases_regret(const ks_cases *cases, const int *chosen, double *agreement);

@@ -86,32 +86,31 @@ static double correlation(const training *t, int q, int i, int j, const scales *
     return (1 + r) * exp(-r);
 }
 
-/* (R + noise I) over the kernel's first `count` samples, factorised. NULL if out of memory or not positive definite. */
-static gsl_matrix *factorised(const training *t, int q, int count, const scales *at)
+/* Factorises (R + noise I) over the kernel's first `count` samples in *m. False if it is not positive definite. */
+static bool factorise(const training *t, int q, int count, const scales *at, gsl_matrix *m)
 {
     const samples *s = &t->kernel[q];
-    gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
-    if (!m) return NULL;
     for (int i = 0; i < count; i++)
         for (int j = 0; j <= i; j++) {
             const double value = correlation(t, q, s->index[i], s->index[j], at) + (i == j ? at->noise : 0);
             gsl_matrix_set(m, (size_t)i, (size_t)j, value);
             gsl_matrix_set(m, (size_t)j, (size_t)i, value);
         }
-    if (gsl_linalg_cholesky_decomp1(m) != GSL_SUCCESS) {
-        gsl_matrix_free(m);
-        return NULL;
-    }
-    return m;
+    return gsl_linalg_cholesky_decomp1(m) == GSL_SUCCESS;
 }
 
-/* Solves for the weights; returns the profiled signal variance, or NaN. log_det may be NULL. */
+/* Solves for the weights; returns the profiled signal variance, NaN if there is no solution, infinity if out of memory.
+ * log_det may be NULL. */
 static double solve(const training *t, int q, int count, const scales *at, double *alpha, double *log_det)
 {
     const samples *s = &t->kernel[q];
     if (count < 1) return NAN;
-    gsl_matrix *m = factorised(t, q, count, at);
-    if (!m) return NAN;
+    gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
+    if (!m) return INFINITY;
+    if (!factorise(t, q, count, at, m)) {
+        gsl_matrix_free(m);
+        return NAN;
+    }
     gsl_vector_const_view right = gsl_vector_const_view_array(s->residual, (size_t)count);
     gsl_vector_view x = gsl_vector_view_array(alpha, (size_t)count);
     double signal = NAN;
@@ -152,10 +151,10 @@ static double negative_log_posterior(const gsl_vector *v, void *user)
     scale(t->prior, factor, &at);
     for (int q = 0; q < t->kernels; q++) {
         const int all = t->kernel[q].count, count = all < SEARCH_POINTS ? all : SEARCH_POINTS;
-        double log_det;
+        double log_det = 0;
         if (count < 3) continue;
         const double signal = solve(t, q, count, &at, alpha, &log_det);
-        if (!(signal > 0)) return 1e10;
+        if (!(signal > 0 && isfinite(signal))) return 1e10;
         sum += 0.5 * count * log(signal) + 0.5 * log_det;
     }
     return isfinite(sum) ? sum : 1e10;
@@ -251,13 +250,14 @@ static int nth_point(const training *t, int n)
     return own > t->borrowed ? n - both : n;
 }
 
-static void collect_residuals(const ks_cases *cases, const ks_device *device, training *t)
+/* False if out of memory. */
+static bool collect_residuals(const ks_cases *cases, const ks_device *device, training *t)
 {
     t->kernels = cases->kernels;
     for (int q = 0; q < t->kernels; q++) {
         samples *s = &t->kernel[q];
         s->count = 0;
-        ks_cases_cost(cases, device, q, t->cost[q]);
+        if (!ks_cases_cost(cases, device, q, t->cost[q])) return false;
         for (int n = 0; n < t->points; n++) {
             const int i = nth_point(t, n);
             const ks_case *c = &cases->items[t->item[i]];
@@ -269,6 +269,7 @@ static void collect_residuals(const ks_cases *cases, const ks_device *device, tr
             s->residual[s->count++] = log(c->value[q] / ks_cost_s(t->cost[q], terms));
         }
     }
+    return true;
 }
 
 static ks_status build(const ks_cases *cases, const training *t, const scales *at, ks_model *m)
@@ -283,6 +284,7 @@ static ks_status build(const ks_cases *cases, const training *t, const scales *a
         const samples *s = &t->kernel[q];
         if (s->count < 3) continue;
         const double signal = solve(t, q, s->count, at, alpha, NULL);
+        if (isinf(signal)) return ks_fail(KS_ERR_MEMORY, "out of memory for a fit to %d problems", s->count);
         if (isnan(signal))
             return ks_fail(KS_ERR_INTERNAL, "the fit of %s is not positive definite", cases->kernel[q]->name);
         ks_model_kernel *k = &m->kernel[m->kernels++];
@@ -317,11 +319,10 @@ static ks_status fit(const ks_cases *cases, const ks_device *device, const ks_fi
     training *t = calloc(1, sizeof *t);
     ks_model *m = calloc(1, sizeof *m);
     ks_status s = KS_OK;
-    if (!t || !m || !choose_points(cases, options->seed, t)) {
+    if (!t || !m || !choose_points(cases, options->seed, t) || !collect_residuals(cases, device, t)) {
         s = ks_fail(KS_ERR_MEMORY, "out of memory for a fit");
         goto done;
     }
-    collect_residuals(cases, device, t);
     double factor[PARAMETERS] = {0};
     scales at;
     t->prior = &(device->backend == KS_CUDA ? gpu_prior : cpu_prior)[cases->layout];

@@ -292,6 +292,26 @@ static double energy_of(ks_measurer *m, const ks_problem *p, const ks_kernel *ke
     return (after.energy_j - before.energy_j) / (double)runs;
 }
 
+/* A kernel may be right when it is first looked at and not while it is timed. So the one that is about to win is looked at once
+ * more; if it is found out, the next one is. */
+static void check_winner(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
+                         ks_measurement *out)
+{
+    for (;;) {
+        int best = -1;
+        double unused_s;
+        for (int q = 0; q < count; q++)
+            if (out[q].status == KS_OK && !isnan(out[q].time_s) && (best < 0 || out[q].time_s < out[best].time_s))
+                best = q;
+        if (best < 0) return;
+        char reason[sizeof out->reason - 16];
+        const ks_status s = check(m, p, kernels[best], &unused_s, reason, sizeof reason);
+        if (s == KS_OK) return;
+        snprintf(out[best].reason, sizeof out->reason, "once timed: %s", reason);
+        out[best].status = s, out[best].time_s = NAN;
+    }
+}
+
 ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
                      const ks_measure_limits *limits, ks_measurement *out, double *raw)
 {
@@ -382,6 +402,7 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         }
         if (limits && limits->energy) out[q].energy_j = energy_of(m, p, kernels[q], out[q].time_s);
     }
+    check_winner(m, p, kernels, count, out);
     return KS_OK;
 }
 

@@ -4,7 +4,8 @@
  * them cold, and they are never zeros; candidates are interleaved with a rotating start, so drift of the clock or of a
  * noisy neighbour hits all alike; sampling stops when the question "which is faster" is settled: when the confidence
  * interval of the paired ratio of the two fastest leaves 1 or lies inside the tie band. Before a kernel is timed its
- * output is checked against the reference; wrong or failed means a status and a reason, never a time. */
+ * output is checked against the reference, and the winner's once more afterwards; wrong or failed means a status and a reason,
+ * never a time. */
 #ifndef KS_MEASURE_H
 #define KS_MEASURE_H
 

@@ -184,6 +184,17 @@ ks_status ks_model_parse(const char *text, ks_model **model)
     return KS_OK;
 }
 
+/* Where memory runs out, what could not be added is missing: half a model must not be taken for a whole one, so every addition
+ * says whether it was made. */
+
+/* An item that was made or was not (NULL), into an array that was, or was not. */
+static bool add_item(cJSON *array, cJSON *item)
+{
+    if (item && array && cJSON_AddItemToArray(array, item)) return true;
+    cJSON_Delete(item);
+    return false;
+}
+
 /* Seven digits are all that a float32 holds; the text is a third of the size that %.17g would make. */
 static bool add_short(cJSON *array, double value)
 {
@@ -191,53 +202,65 @@ static bool add_short(cJSON *array, double value)
     snprintf(text, sizeof text, "%.7g", value);
     for (char *c = text; *c; c++)
         if (*c == ',') *c = '.'; /* the caller's locale */
-    return cJSON_AddItemToArray(array, cJSON_CreateRaw(text));
+    return add_item(array, cJSON_CreateRaw(text));
+}
+
+/* values[0] times unit, values[1] times unit, ... as a further row of an array. */
+static bool add_row(cJSON *array, const float *values, int count, float unit)
+{
+    cJSON *row = cJSON_CreateArray();
+    bool good = add_item(array, row);
+    for (int i = 0; good && i < count; i++) good = add_short(row, (double)(values[i] * unit));
+    return good;
+}
+
+static bool add_kernel(cJSON *kernels, const ks_model *m, const ks_model_kernel *k)
+{
+    cJSON *object = cJSON_CreateObject();
+    if (!add_item(kernels, object) || !cJSON_AddStringToObject(object, "name", k->name) ||
+        !cJSON_AddNumberToObject(object, "version", k->version) ||
+        !cJSON_AddStringToObject(object, "family", ks_family_name(k->family)) ||
+        !cJSON_AddStringToObject(object, "terms", terms_names[k->generic]))
+        return false;
+    cJSON *cost = cJSON_AddArrayToObject(object, "cost"), *alpha = cJSON_AddArrayToObject(object, "alpha");
+    bool good = cost && alpha;
+    for (int t = 0; good && t < KS_NTERMS; t++) good = add_short(cost, k->cost[t]);
+    good = good && cJSON_AddNumberToObject(object, "signal", k->signal) &&
+           cJSON_AddNumberToObject(object, "noise", k->noise);
+    for (int i = 0; good && i < m->points; i++)
+        good = k->measured[i] ? add_short(alpha, (double)k->alpha[i]) : add_item(alpha, cJSON_CreateNull());
+    cJSON *own = good ? cJSON_AddArrayToObject(object, "own") : NULL;
+    good = own != NULL;
+    for (int t = 0; good && t < KS_MODEL_OWN; t++)
+        good = add_row(own, k->own[t], m->points, m->length[KS_MODEL_DIMS + t]);
+    return good;
+}
+
+static bool add_model(cJSON *root, const ks_model *m)
+{
+    if (!cJSON_AddNumberToObject(root, "format", FORMAT) ||
+        !cJSON_AddStringToObject(root, "type", ks_type_name(m->type)) ||
+        !cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout)) ||
+        !cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective)) ||
+        !cJSON_AddNumberToObject(root, "points", m->points) ||
+        !cJSON_AddNumberToObject(root, "caution", m->caution) ||
+        !cJSON_AddNumberToObject(root, "borrowed", m->borrowed) ||
+        !cJSON_AddNumberToObject(root, "apart", (double)m->apart))
+        return false;
+    cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
+    bool good = length && input;
+    for (int d = 0; good && d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) good = add_short(length, (double)m->length[d]);
+    for (int d = 0; good && d < KS_MODEL_DIMS; d++) good = add_row(input, m->input[d], m->points, m->length[d]);
+    cJSON *kernels = good ? cJSON_AddArrayToObject(root, "kernels") : NULL;
+    good = kernels != NULL;
+    for (int q = 0; good && q < m->kernels; q++) good = add_kernel(kernels, m, &m->kernel[q]);
+    return good;
 }
 
 char *ks_model_print(const ks_model *m)
 {
     cJSON *root = cJSON_CreateObject();
-    cJSON_AddNumberToObject(root, "format", FORMAT);
-    cJSON_AddStringToObject(root, "type", ks_type_name(m->type));
-    cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout));
-    cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective));
-    cJSON_AddNumberToObject(root, "points", m->points);
-    cJSON_AddNumberToObject(root, "caution", m->caution);
-    cJSON_AddNumberToObject(root, "borrowed", m->borrowed);
-    cJSON_AddNumberToObject(root, "apart", (double)m->apart);
-    cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
-    for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) add_short(length, (double)m->length[d]);
-    for (int d = 0; d < KS_MODEL_DIMS; d++) {
-        cJSON *row = cJSON_CreateArray();
-        for (int i = 0; i < m->points; i++) add_short(row, (double)(m->input[d][i] * m->length[d]));
-        cJSON_AddItemToArray(input, row);
-    }
-    cJSON *kernels = cJSON_AddArrayToObject(root, "kernels");
-    for (int q = 0; q < m->kernels; q++) {
-        const ks_model_kernel *k = &m->kernel[q];
-        cJSON *object = cJSON_CreateObject();
-        cJSON_AddItemToArray(kernels, object);
-        cJSON_AddStringToObject(object, "name", k->name);
-        cJSON_AddNumberToObject(object, "version", k->version);
-        cJSON_AddStringToObject(object, "family", ks_family_name(k->family));
-        cJSON_AddStringToObject(object, "terms", terms_names[k->generic]);
-        cJSON *cost = cJSON_AddArrayToObject(object, "cost"), *alpha = cJSON_AddArrayToObject(object, "alpha");
-        for (int t = 0; t < KS_NTERMS; t++) add_short(cost, k->cost[t]);
-        cJSON_AddNumberToObject(object, "signal", k->signal);
-        cJSON_AddNumberToObject(object, "noise", k->noise);
-        for (int i = 0; i < m->points; i++)
-            if (k->measured[i])
-                add_short(alpha, (double)k->alpha[i]);
-            else
-                cJSON_AddItemToArray(alpha, cJSON_CreateNull());
-        cJSON *own = cJSON_AddArrayToObject(object, "own");
-        for (int t = 0; t < KS_MODEL_OWN; t++) {
-            cJSON *row = cJSON_CreateArray();
-            for (int i = 0; i < m->points; i++) add_short(row, (double)(k->own[t][i] * m->length[KS_MODEL_DIMS + t]));
-            cJSON_AddItemToArray(own, row);
-        }
-    }
-    char *text = cJSON_PrintUnformatted(root);
+    char *text = root && add_model(root, m) ? cJSON_PrintUnformatted(root) : NULL;
     cJSON_Delete(root);
     return text;
 }

@@ -80,12 +80,17 @@ const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t siz
     return text;
 }
 
-const char ks_row_columns[] =
-    /* CROSS JOIN keeps SQLite from walking devices first and then sorting everything by id */
-    "SELECT m.id, d.name, k.name, k.version, k.family, m.a, m.b, m.c, m.d, m.batch, m.type, m.layout, m.math, "
-    "m.cache_state, m.status, m.reason, m.time_s, m.spread, m.energy_j, m.clock_hz, m.samples, m.measured_at_s, "
-    "m.sample_times_s FROM measurements m CROSS JOIN devices d ON d.id = m.device_id "
-    "CROSS JOIN kernels k ON k.id = m.kernel_id WHERE ?1 IS NULL OR d.name = ?1 ORDER BY m.id";
+/* CROSS JOIN keeps SQLite from walking devices first and then sorting everything by id */
+#define ROW_COLUMNS                                                                                                  \
+    "SELECT m.id, d.name, k.name, k.version, k.family, m.a, m.b, m.c, m.d, m.batch, m.type, m.layout, m.math, "      \
+    "m.cache_state, m.status, m.reason, m.time_s, m.spread, m.energy_j, m.clock_hz, m.samples, m.measured_at_s, "    \
+    "m.sample_times_s FROM measurements m CROSS JOIN devices d ON d.id = m.device_id "                               \
+    "CROSS JOIN kernels k ON k.id = m.kernel_id WHERE ?1 IS NULL OR d.name = ?1 ORDER BY m.id"
+
+enum { THINNED_AT_ONCE = 8 }; /* for each row that is added: more than one, for those that came by import or merge */
+
+const char ks_row_columns[] = ROW_COLUMNS;
+const char ks_row_columns_backwards[] = ROW_COLUMNS " DESC";
 
 const char *ks_row_read(const ks_sql *sql, ks_row *out, char *text, size_t size)
 {
@@ -226,6 +231,23 @@ ks_status ks_adder_add(ks_adder *add, const ks_row *r, int64_t *added)
     return status;
 }
 
+ks_status ks_rows_thin(ks_store *store, int64_t window)
+{
+    ks_sql sql;
+    int64_t newest;
+    ks_status status = ks_sql_one_int(store, "SELECT ifnull(max(id), 0) FROM measurements", &newest);
+    if (status != KS_OK || newest <= KS_RAW_ROWS) return status;
+    status = ks_sql_prepare(store,
+                            "UPDATE measurements SET sample_times_s = NULL "
+                            "WHERE id > ?1 AND id <= ?2 AND sample_times_s IS NOT NULL",
+                            &sql);
+    ks_sql_bind_int(&sql, 1, newest - KS_RAW_ROWS - window);
+    ks_sql_bind_int(&sql, 2, newest - KS_RAW_ROWS);
+    if (status == KS_OK) status = ks_sql_do(&sql, NULL);
+    ks_sql_finish(&sql);
+    return status;
+}
+
 ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw)
 {
     ks_row r = {.m = *m, .cache_state = "cold", .clock_hz = m->clock_hz > 0 ? m->clock_hz : NAN};
@@ -255,6 +277,7 @@ ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *r
         status = ks_adder_open(store, &add);
         if (status == KS_OK) status = ks_adder_add(&add, &r, &added);
         ks_adder_close(&add);
+        if (status == KS_OK && r.raw && added) status = ks_rows_thin(store, THINNED_AT_ONCE);
         status = ks_sql_end(store, status);
     }
     free(blob);

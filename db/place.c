@@ -5,6 +5,7 @@
  * the POSIX locks that SQLite holds on the same file elsewhere in this process. */
 #include "place.h"
 #include "error.h"
+#include "trouble.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -77,11 +78,11 @@ static ks_status make_directories(const char *path)
             int reason = errno;
             if (stat(copy, &facts) != 0) {
                 status =
-                    ks_fail(KS_ERR_STORE, "store %s: cannot make the directory %s: %s", path, copy, strerror(reason));
+                    ks_store_fail(KS_TROUBLE_PLACE, path, "cannot make the directory %s: %s", copy, strerror(reason));
                 break;
             }
             if (!S_ISDIR(facts.st_mode)) {
-                status = ks_fail(KS_ERR_STORE, "store %s: %s is not a directory", path, copy);
+                status = ks_store_fail(KS_TROUBLE_PLACE, path, "%s is not a directory", copy);
                 break;
             }
         }
@@ -110,6 +111,15 @@ static bool is_on_network(const char *path)
     return ks_place_type_is_network((uint64_t)facts.f_type);
 }
 
+bool ks_place_is_planted(const char *path)
+{
+    struct stat link, above;
+    char directory[4096];
+    directory_of(path, directory, sizeof directory);
+    return lstat(path, &link) == 0 && S_ISLNK(link.st_mode) && stat(directory, &above) == 0 &&
+           above.st_mode & S_IWOTH && link.st_uid != geteuid() && link.st_uid != above.st_uid;
+}
+
 static const char *kind_name(mode_t mode)
 {
     return S_ISDIR(mode) ? "a directory" : S_ISFIFO(mode) ? "a FIFO" : S_ISSOCK(mode) ? "a socket" : "a device";
@@ -119,25 +129,27 @@ ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network)
 {
     struct stat facts;
     ks_status status;
+    const bool writing = mode == KS_STORE_WRITE || mode == KS_STORE_WRITE_BRIEFLY;
     *network = true;
     if (!path || !*path) return ks_fail(KS_ERR_ARGUMENT, "the store's path is empty");
-    if (mode == KS_STORE_WRITE && (status = make_directories(path)) != KS_OK) return status;
+    if (writing && (status = make_directories(path)) != KS_OK) return status;
+    if (ks_place_is_planted(path))
+        return ks_store_fail(KS_TROUBLE_PLACE, path, "is somebody else's link, in a directory that all may write to");
     if (stat(path, &facts) == 0) {
         if (!S_ISREG(facts.st_mode))
-            return ks_fail(KS_ERR_STORE, "store %s: is %s, not a file", path, kind_name(facts.st_mode));
-        if (mode == KS_STORE_READ && facts.st_size == 0)
-            return ks_fail(KS_ERR_STORE, "store %s: is empty (0 bytes)", path);
+            return ks_store_fail(KS_TROUBLE_PLACE, path, "is %s, not a file", kind_name(facts.st_mode));
+        if (!writing && facts.st_size == 0) return ks_store_fail(KS_TROUBLE_MISSING, path, "is empty (0 bytes)");
         /* SQLite takes a file of one byte for an empty one and would write over it */
         if (facts.st_size > 0 && facts.st_size < 100)
-            return ks_fail(KS_ERR_STORE, "store %s: not a ksauto store but %lld bytes of something", path,
-                           (long long)facts.st_size);
-    } else if (mode == KS_STORE_READ || errno != ENOENT) {
-        return ks_fail(KS_ERR_STORE, "store %s: %s", path, strerror(errno));
+            return ks_store_fail(KS_TROUBLE_FOREIGN, path, "not a ksauto store but %lld bytes of something",
+                                 (long long)facts.st_size);
+    } else if (!writing || errno != ENOENT) {
+        return ks_store_fail(errno == ENOENT ? KS_TROUBLE_MISSING : KS_TROUBLE_PLACE, path, "%s", strerror(errno));
     } else {
         char directory[4096];
         directory_of(path, directory, sizeof directory);
         if (eaccess(directory, W_OK | X_OK) != 0) /* SQLite reports the reason of a second attempt */
-            return ks_fail(KS_ERR_STORE, "store %s: cannot be made in %s: %s", path, directory, strerror(errno));
+            return ks_store_fail(KS_TROUBLE_PLACE, path, "cannot be made in %s: %s", directory, strerror(errno));
     }
     *network = is_on_network(path);
     return KS_OK;

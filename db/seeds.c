@@ -9,6 +9,7 @@
 
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <locale.h>
 #include <math.h>
@@ -362,7 +363,13 @@ static ks_status output_open(output *out, const char *path)
     out->draft = malloc(strlen(path) + sizeof ".draft");
     if (!out->draft) return ks_fail(KS_ERR_MEMORY, "%s: out of memory", path);
     sprintf(out->draft, "%s.draft", path);
-    out->file = fopen(out->draft, "we");
+    unlink(out->draft); /* of a run that was killed, or a link that leads elsewhere */
+    const int file = open(out->draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    out->file = file >= 0 ? fdopen(file, "w") : NULL;
+    if (file >= 0 && !out->file) {
+        close(file);
+        unlink(out->draft);
+    }
     return out->file ? KS_OK : ks_fail(KS_ERR_IO, "%s: cannot be written: %s", path, strerror(errno));
 }
 

@@ -1,6 +1,6 @@
 /* SQLite as the rest of db/ sees it: statements that are prepared, bound, stepped and read, and failures that are
- * statuses with a message. Internal to db/ (and its tests); implemented by store.c, the only file that includes
- * sqlite3.h. */
+ * statuses with a message. Internal to db/ (and its tests); implemented by store_sql.c, which with store.c is all that
+ * includes sqlite3.h. */
 #ifndef KS_SQL_H
 #define KS_SQL_H
 
@@ -13,6 +13,8 @@ struct ks_store {
     struct sqlite3 *db;
     char *path; /* as given, for messages */
     ks_store_mode mode;
+    int wait_ms; /* longest wait for a lock */
+    int64_t waiting_since_ms, contended_at_ms;
 };
 
 /* One statement. Binding cannot fail by itself: the first trouble is kept and reported by ks_sql_step. Zeroed is
@@ -25,6 +27,16 @@ typedef struct ks_sql {
 
 /* ks_store_open's second half, with the file system's kind given by the caller: tests have no network at hand. */
 ks_status ks_store_open_on(ks_store **store, const char *path, ks_store_mode mode, bool network);
+
+bool ks_store_writes(const ks_store *store);
+int ks_store_wait_ms(const ks_store *store); /* for a lock */
+
+/* Where others were met at the lock, leaves it to them for longer than they take to look again: who writes row after row would
+ * take it back each time before they do. */
+void ks_store_let_others(const ks_store *store);
+
+/* SQLite's code as a status, and what it means for whoever was doing that. */
+ks_status ks_sql_fail(const ks_store *store, int code, const char *doing);
 
 ks_status ks_sql_prepare(ks_store *store, const char *text, ks_sql *sql);
 void ks_sql_finish(ks_sql *sql);

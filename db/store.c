@@ -1,5 +1,5 @@
-/* The store's connection: opening, refusing, migrating, and SQLite wrapped into statements and statuses (sql.h).
- * measurements.c and devices.c say what is in the tables; this is the only file of the project that includes sqlite3.h.
+/* The store's connection: opening, refusing, migrating. store_sql.c wraps SQLite's statements, measurements.c and devices.c say
+ * what is in the tables.
  *
  * Opening is where the promises are kept. A file that is not ours must come out byte for byte as it went in, and
  * SQLite alone cannot promise that: reading a database rolls back its hot journal, closing one checkpoints its
@@ -10,11 +10,16 @@
  * the owner, whatever the log holds.
  *
  * Journal: WAL, so that advice can be read while a calibration writes; but its shared memory does not work across
- * hosts, so rollback journals on network file systems. synchronous=FULL in both: a measurement costs more than a
- * sync. Readers wait 0.2 s for a lock (a matmul's context waits for them), writers 5 s. */
+ * hosts, so rollback journals on network file systems. synchronous=EXTRA in both: a measurement costs more than a
+ * sync, and FULL leaves out the directory's, so that a rollback journal may be back after power was lost, and with it what
+ * was there before the commit. Readers wait 0.2 s for a lock (a matmul's context waits for them), writers 30 s.
+ *
+ * Before anything is written the whole file is looked at (quick_check): a row put into a damaged file may be lost, or be the
+ * loss of others. */
 #include "sql.h"
 #include "error.h"
 #include "place.h"
+#include "trouble.h"
 
 #include <math.h>
 #include <sqlite3.h>
@@ -22,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #ifndef KS_SCHEMA_PATH
 #    error "the build must define KS_SCHEMA_PATH as the absolute path of db/schema.sql, a string"
@@ -47,182 +53,27 @@ enum {
     APPLICATION_ID = 0x6b736175, /* "ksau" */
     HEADER_BYTES = 100,          /* of an SQLite file: https://www.sqlite.org/fileformat.html */
     READER_WAIT_MS = 200,
-    WRITER_WAIT_MS = 5000
+    WRITER_WAIT_MS = 30000,
+    LOOK_EVERY_MS = 3
 };
+
+bool ks_store_writes(const ks_store *store)
+{
+    return store->mode == KS_STORE_WRITE || store->mode == KS_STORE_WRITE_BRIEFLY;
+}
+
+int ks_store_wait_ms(const ks_store *store)
+{
+    return store->mode == KS_STORE_WRITE ? WRITER_WAIT_MS : READER_WAIT_MS;
+}
 
 /* What the header says before SQLite has read anything. */
 typedef struct header {
     bool empty; /* 0 bytes: no database yet */
     bool wal;
+    int64_t size;
+    uint32_t page_bytes;
 } header;
-
-/* --- failures ---------------------------------------------------------------------------------------------- */
-
-static ks_status fail_code(const ks_store *store, int code, const char *doing)
-{
-    switch (code & 0xff) {
-    case SQLITE_NOMEM:
-        return ks_fail(KS_ERR_MEMORY, "store %s: cannot %s: out of memory", store->path, doing);
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-        return ks_fail(KS_ERR_STORE, "store %s: cannot %s: locked by another process for more than %g s", store->path,
-                       doing, (store->mode == KS_STORE_READ ? READER_WAIT_MS : WRITER_WAIT_MS) / 1000.0);
-    case SQLITE_READONLY:
-        return ks_fail(KS_ERR_STORE, "store %s: cannot %s: it, or its directory, is read-only", store->path, doing);
-    case SQLITE_FULL:
-        return ks_fail(KS_ERR_STORE, "store %s: cannot %s: the disk is full", store->path, doing);
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-        return ks_fail(KS_ERR_STORE, "store %s: cannot %s: it is damaged (%s)", store->path, doing,
-                       sqlite3_errstr(code));
-    default:
-        break;
-    }
-    int reason = store->db ? sqlite3_system_errno(store->db) : 0;
-    return ks_fail(KS_ERR_STORE, "store %s: cannot %s: %s%s%s", store->path, doing,
-                   store->db ? sqlite3_errmsg(store->db) : sqlite3_errstr(code), reason ? ": " : "",
-                   reason ? strerror(reason) : "");
-}
-
-/* --- statements -------------------------------------------------------------------------------------------- */
-
-ks_status ks_sql_prepare(ks_store *store, const char *text, ks_sql *sql)
-{
-    *sql = (ks_sql){.store = store};
-    int code = sqlite3_prepare_v2(store->db, text, -1, &sql->handle, NULL);
-    return code == SQLITE_OK ? KS_OK : fail_code(store, code, "use its tables");
-}
-
-void ks_sql_finish(ks_sql *sql)
-{
-    sqlite3_finalize(sql->handle); /* its code repeats the step's */
-    sql->handle = NULL;
-}
-
-static void bound(ks_sql *sql, int code)
-{
-    if (sql->trouble == SQLITE_OK) sql->trouble = code;
-}
-
-void ks_sql_bind_int(ks_sql *sql, int at, int64_t value)
-{
-    bound(sql, sqlite3_bind_int64(sql->handle, at, value));
-}
-
-void ks_sql_bind_real(ks_sql *sql, int at, double value)
-{
-    bound(sql, isnan(value) ? sqlite3_bind_null(sql->handle, at) : sqlite3_bind_double(sql->handle, at, value));
-}
-
-void ks_sql_bind_text(ks_sql *sql, int at, const char *value)
-{
-    /* copied: a statement outlives the caller's strings */
-    bound(sql, value ? sqlite3_bind_text(sql->handle, at, value, -1, SQLITE_TRANSIENT)
-                     : sqlite3_bind_null(sql->handle, at));
-}
-
-void ks_sql_bind_blob(ks_sql *sql, int at, const void *value, size_t bytes)
-{
-    bound(sql, value ? sqlite3_bind_blob64(sql->handle, at, value, bytes, SQLITE_TRANSIENT)
-                     : sqlite3_bind_null(sql->handle, at));
-}
-
-ks_status ks_sql_step(ks_sql *sql, bool *row)
-{
-    int code = sql->trouble == SQLITE_OK ? sqlite3_step(sql->handle) : sql->trouble;
-    *row = code == SQLITE_ROW;
-    if (code == SQLITE_ROW) return KS_OK;
-    ks_status status =
-        code == SQLITE_DONE
-            ? KS_OK
-            : fail_code(sql->store, code, sqlite3_stmt_readonly(sql->handle) ? "read it" : "write to it");
-    sqlite3_reset(sql->handle);
-    sql->trouble = SQLITE_OK;
-    return status;
-}
-
-ks_status ks_sql_do(ks_sql *sql, bool *changed)
-{
-    bool row;
-    /* total_changes, because changes() keeps the count of an earlier statement where this one changed nothing */
-    int before = sqlite3_total_changes(sql->store->db);
-    ks_status status = ks_sql_step(sql, &row);
-    if (changed) *changed = sqlite3_total_changes(sql->store->db) != before;
-    return status;
-}
-
-bool ks_sql_int(const ks_sql *sql, int column, int64_t low, int64_t high, int64_t *out)
-{
-    if (sqlite3_column_type(sql->handle, column) != SQLITE_INTEGER) return false;
-    *out = sqlite3_column_int64(sql->handle, column);
-    return *out >= low && *out <= high;
-}
-
-double ks_sql_real(const ks_sql *sql, int column)
-{
-    int type = sqlite3_column_type(sql->handle, column);
-    if (type != SQLITE_FLOAT && type != SQLITE_INTEGER) return NAN;
-    double value = sqlite3_column_double(sql->handle, column);
-    return isfinite(value) ? value : NAN;
-}
-
-const char *ks_sql_long_text(const ks_sql *sql, int column, size_t limit)
-{
-    if (sqlite3_column_type(sql->handle, column) != SQLITE_TEXT) return NULL;
-    const char *text = (const char *)sqlite3_column_text(sql->handle, column);
-    size_t bytes = (size_t)sqlite3_column_bytes(sql->handle, column);
-    return text && bytes <= limit && !memchr(text, '\0', bytes) ? text : NULL;
-}
-
-bool ks_sql_text(const ks_sql *sql, int column, char *out, size_t size)
-{
-    const char *text = ks_sql_long_text(sql, column, size - 1);
-    if (text) memcpy(out, text, strlen(text) + 1);
-    return text != NULL;
-}
-
-const void *ks_sql_blob(const ks_sql *sql, int column, size_t *bytes)
-{
-    *bytes = 0;
-    if (sqlite3_column_type(sql->handle, column) != SQLITE_BLOB) return NULL;
-    const void *blob = sqlite3_column_blob(sql->handle, column);
-    *bytes = (size_t)sqlite3_column_bytes(sql->handle, column);
-    return blob;
-}
-
-ks_status ks_sql_exec(ks_store *store, const char *text)
-{
-    int code = sqlite3_exec(store->db, text, NULL, NULL, NULL);
-    return code == SQLITE_OK ? KS_OK
-                             : fail_code(store, code, store->mode == KS_STORE_READ ? "read it" : "write to it");
-}
-
-ks_status ks_sql_one_int(ks_store *store, const char *text, int64_t *out)
-{
-    ks_sql sql;
-    bool row = false;
-    *out = 0;
-    ks_status status = ks_sql_prepare(store, text, &sql);
-    if (status == KS_OK) status = ks_sql_step(&sql, &row);
-    if (row && !ks_sql_int(&sql, 0, INT64_MIN, INT64_MAX, out)) *out = 0;
-    ks_sql_finish(&sql);
-    return status;
-}
-
-ks_status ks_sql_begin(ks_store *store)
-{
-    if (store->mode == KS_STORE_READ)
-        return ks_fail(KS_ERR_STORE, "store %s: was opened for reading only", store->path);
-    return ks_sql_exec(store, "BEGIN IMMEDIATE");
-}
-
-ks_status ks_sql_end(ks_store *store, ks_status status)
-{
-    if (status == KS_OK) status = ks_sql_exec(store, "COMMIT");
-    /* not ks_sql_exec: the first failure's message is the one to keep. Full disks roll back by themselves. */
-    if (status != KS_OK && !sqlite3_get_autocommit(store->db)) sqlite3_exec(store->db, "ROLLBACK", NULL, NULL, NULL);
-    return status;
-}
 
 /* --- opening ----------------------------------------------------------------------------------------------- */
 
@@ -249,6 +100,43 @@ static void disconnect(ks_store *store)
     store->db = NULL;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void sleep_ms(int ms)
+{
+    const struct timespec pause = {0, ms * 1000000};
+    nanosleep(&pause, NULL);
+}
+
+/* Called for as long as a lock is not to be had: whether to try again. SQLite's own handler looks ever more rarely, so that
+ * among many writers those who have waited longest wait for ever; here all look equally often. (Every 0.2 ms, thirteen who
+ * waited left the one who held the lock no time to work.) */
+static int lock_is_busy(void *user, int turn)
+{
+    ks_store *store = user;
+    store->contended_at_ms = now_ms();
+    if (turn == 0) store->waiting_since_ms = store->contended_at_ms;
+    if (store->contended_at_ms - store->waiting_since_ms >= store->wait_ms) return 0;
+    sleep_ms(LOOK_EVERY_MS);
+    return 1;
+}
+
+void ks_store_let_others(const ks_store *store)
+{
+    if (store->contended_at_ms > 0 && now_ms() - store->contended_at_ms < 1000) sleep_ms(LOOK_EVERY_MS + 1);
+}
+
+static void wait_for_locks(ks_store *store, int ms)
+{
+    store->wait_ms = ms;
+    sqlite3_busy_handler(store->db, lock_is_busy, store);
+}
+
 /* Opens the file and reads nothing of it. */
 static ks_status connect_to(ks_store *store, int flags, bool immutable)
 {
@@ -263,12 +151,14 @@ static ks_status connect_to(ks_store *store, int flags, bool immutable)
     int code =
         sqlite3_open_v2(name, &store->db, flags | SQLITE_OPEN_NOMUTEX | (immutable ? SQLITE_OPEN_URI : 0), NULL);
     free(name);
-    if (code != SQLITE_OK) return fail_code(store, code, "open it");
+    if (code != SQLITE_OK) return ks_sql_fail(store, code, "open it");
     sqlite3_extended_result_codes(store->db, 1);
-    sqlite3_busy_timeout(store->db, store->mode == KS_STORE_READ ? READER_WAIT_MS : WRITER_WAIT_MS);
+    wait_for_locks(store, ks_store_wait_ms(store));
     /* the file may be anyone's work: no functions from its schema, no writing to it behind SQL's back */
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, store->mode != KS_STORE_SALVAGE, NULL);
+    /* with this SQLite opens a file that was cut short, too; the connection is read-only */
+    sqlite3_db_config(store->db, SQLITE_DBCONFIG_WRITABLE_SCHEMA, store->mode == KS_STORE_SALVAGE, NULL);
     /* until it is known to be ours and of our schema, closing must not move the log into it */
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     return KS_OK;
@@ -281,8 +171,34 @@ static uint32_t big_endian(const unsigned char *at)
 
 static ks_status fail_newer(const ks_store *store, int64_t version)
 {
-    return ks_fail(KS_ERR_STORE, "store %s: has schema %lld, this library knows schema %d: a newer ksauto made it",
-                   store->path, (long long)version, (int)SCHEMA);
+    return ks_store_fail(KS_TROUBLE_NEWER, store->path,
+                         "has schema %lld, this library knows schema %d: a newer ksauto made it", (long long)version,
+                         (int)SCHEMA);
+}
+
+/* The store's companion of that suffix; malloc'ed. */
+static char *beside(const ks_store *store, const char *suffix)
+{
+    const char *name = sqlite3_db_filename(store->db, "main"); /* links resolved */
+    char *path = name ? malloc(strlen(name) + strlen(suffix) + 1) : NULL;
+    if (path) sprintf(path, "%s%s", name, suffix);
+    return path;
+}
+
+/* Whether power was lost while the store was being made: its first sector has not reached the disk, and the journal beside
+ * it says that there was nothing before. SQLite will go back to that. */
+static bool is_unfinished(const ks_store *store, const unsigned char bytes[HEADER_BYTES])
+{
+    static const unsigned char magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+    unsigned char start[20] = {0};
+    for (int i = 0; i < HEADER_BYTES; i++)
+        if (bytes[i]) return false;
+    char *path = beside(store, "-journal");
+    FILE *journal = path ? fopen(path, "rbe") : NULL;
+    const bool read = journal && fread(start, 1, sizeof start, journal) == sizeof start;
+    if (journal) fclose(journal);
+    free(path);
+    return read && memcmp(start, magic, sizeof magic) == 0 && big_endian(start + 16) == 0 /* pages before */;
 }
 
 static ks_status read_header(ks_store *store, header *out)
@@ -294,17 +210,21 @@ static ks_status read_header(ks_store *store, header *out)
     if (code == SQLITE_OK && (!file || !file->pMethods)) code = SQLITE_CANTOPEN;
     if (code == SQLITE_OK) code = file->pMethods->xFileSize(file, &size);
     if (code == SQLITE_OK && size > 0) code = file->pMethods->xRead(file, bytes, HEADER_BYTES, 0);
-    if (code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ) return fail_code(store, code, "read it");
+    if (code != SQLITE_OK && code != SQLITE_IOERR_SHORT_READ) return ks_sql_fail(store, code, "read it");
 
-    *out = (header){.empty = size == 0, .wal = bytes[18] == 2 || bytes[19] == 2};
-    if (out->empty && store->mode == KS_STORE_READ)
-        return ks_fail(KS_ERR_STORE, "store %s: is empty (0 bytes)", store->path);
+    *out = (header){
+        .empty = size == 0 || is_unfinished(store, bytes), .wal = bytes[18] == 2 || bytes[19] == 2, .size = size};
+    out->page_bytes = (uint32_t)bytes[16] << 8 | bytes[17];
+    if (out->page_bytes < 512) out->page_bytes = 65536; /* written as 1 */
+    if (out->empty && !ks_store_writes(store))
+        return ks_store_fail(KS_TROUBLE_MISSING, store->path,
+                             size == 0 ? "is empty (0 bytes)" : "was being made when the machine stopped");
     if (out->empty) return KS_OK;
     if (memcmp(bytes, "SQLite format 3", 16) != 0)
-        return ks_fail(KS_ERR_STORE, "store %s: not a ksauto store, and no SQLite file at all", store->path);
+        return ks_store_fail(KS_TROUBLE_FOREIGN, store->path, "not a ksauto store, and no SQLite file at all");
     if (big_endian(bytes + 68) != APPLICATION_ID)
-        return ks_fail(KS_ERR_STORE, "store %s: not a ksauto store but an SQLite file with application id %u",
-                       store->path, big_endian(bytes + 68));
+        return ks_store_fail(KS_TROUBLE_FOREIGN, store->path,
+                             "not a ksauto store but an SQLite file with application id %u", big_endian(bytes + 68));
     if ((int32_t)big_endian(bytes + 60) > SCHEMA) return fail_newer(store, (int32_t)big_endian(bytes + 60));
     return KS_OK;
 }
@@ -319,17 +239,87 @@ static int first_read(ks_store *store, int64_t *version)
     return sqlite3_finalize(handle);
 }
 
+/* Whether it may be for want of it that a store with a write-ahead log was not read. */
+static bool lacks_shared_memory(int code)
+{
+    return (code & 0xff) == SQLITE_CANTOPEN || code == SQLITE_IOERR_SHMOPEN || code == SQLITE_IOERR_SHMMAP;
+}
+
 static bool log_is_empty(ks_store *store)
 {
-    const char *name = sqlite3_db_filename(store->db, "main"); /* links resolved */
     struct stat facts;
     bool empty = true;
-    char *log = name ? malloc(strlen(name) + 5) : NULL;
+    char *log = beside(store, "-wal");
     if (!log) return false;
-    sprintf(log, "%s-wal", name);
     if (stat(log, &facts) == 0) empty = facts.st_size == 0;
     free(log);
     return empty;
+}
+
+/* Whether the file ends before its last page does. SQLite finds whole pages missing, but takes the rest of a page for zeros.
+ * While a log waits the file alone says nothing; and it is looked at inside a read, so that nobody is half-way through making
+ * it longer. */
+static ks_status check_length(ks_store *store)
+{
+    ks_sql sql;
+    sqlite3_file *file = NULL;
+    sqlite3_int64 size = 0;
+    int64_t page_bytes, pages = 0;
+    bool row = false;
+    ks_status status = ks_sql_one_int(store, "PRAGMA page_size", &page_bytes);
+    if (status != KS_OK) return status;
+    status = ks_sql_prepare(store, "PRAGMA page_count", &sql);
+    if (status == KS_OK) status = ks_sql_step(&sql, &row);
+    if (row) ks_sql_int(&sql, 0, 0, INT32_MAX, &pages);
+    if (row && log_is_empty(store)) {
+        sqlite3_file_control(store->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+        int code = file->pMethods->xFileSize(file, &size);
+        if (code != SQLITE_OK)
+            status = ks_sql_fail(store, code, "read it");
+        else if (size < pages * page_bytes)
+            status = ks_store_fail(KS_TROUBLE_DAMAGED, store->path, "it is damaged: %lld of its %lld bytes are there",
+                                   (long long)size, (long long)(pages * page_bytes));
+    }
+    ks_sql_finish(&sql);
+    return status;
+}
+
+/* That every page is what it must be, and all are there. */
+static ks_status check_pages(ks_store *store)
+{
+    ks_sql sql;
+    bool row = false;
+    ks_status status = check_length(store);
+    if (status != KS_OK) return status;
+    status = ks_sql_prepare(store, "PRAGMA quick_check(1)", &sql);
+    if (status == KS_OK) status = ks_sql_step(&sql, &row);
+    const char *found = row ? ks_sql_long_text(&sql, 0, 4096) : NULL;
+    if (row && (!found || strcmp(found, "ok") != 0))
+        status = ks_store_fail(KS_TROUBLE_DAMAGED, store->path, "it is damaged: %s", found ? found : "unreadable");
+    ks_sql_finish(&sql);
+    return status;
+}
+
+/* For salvaging a file that ends inside a page: SQLite would take the rest of that page for zeros, and rows on it for rows.
+ * So the whole pages before it are taken into memory, and read there. */
+static ks_status take_whole_pages(ks_store *store, const header *head)
+{
+    sqlite3_file *file = NULL;
+    const sqlite3_int64 size = head->size / head->page_bytes * head->page_bytes;
+    if (size == head->size || !log_is_empty(store)) return KS_OK;
+    unsigned char *copy = sqlite3_malloc64((sqlite3_uint64)size + 1);
+    if (!copy) return ks_sql_fail(store, SQLITE_NOMEM, "read it");
+    int code = sqlite3_file_control(store->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+    for (sqlite3_int64 at = 0; code == SQLITE_OK && at < size; at += head->page_bytes)
+        code = file->pMethods->xRead(file, copy + at, (int)head->page_bytes, at);
+    if (code == SQLITE_OK) {
+        if (size > 0) copy[18] = copy[19] = 1; /* no log goes with it */
+        code = sqlite3_deserialize(store->db, "main", copy, size, size,
+                                   SQLITE_DESERIALIZE_READONLY | SQLITE_DESERIALIZE_FREEONCLOSE);
+        copy = NULL; /* freed even if that failed */
+    }
+    sqlite3_free(copy);
+    return code == SQLITE_OK ? KS_OK : ks_sql_fail(store, code, "read it");
 }
 
 static ks_status open_reading(ks_store *store)
@@ -338,6 +328,7 @@ static ks_status open_reading(ks_store *store)
     int64_t version = 0;
     ks_status status = connect_to(store, SQLITE_OPEN_READONLY, false);
     if (status == KS_OK) status = read_header(store, &head);
+    if (status == KS_OK && store->mode == KS_STORE_SALVAGE) status = take_whole_pages(store, &head);
     if (status != KS_OK) return status;
 
     int code = first_read(store, &version);
@@ -347,24 +338,25 @@ static ks_status open_reading(ks_store *store)
         status = connect_to(store, SQLITE_OPEN_READWRITE, false);
         if (status != KS_OK) return status;
         code = first_read(store, &version);
-    } else if (((code & 0xff) == SQLITE_CANTOPEN || (code & 0xff) == SQLITE_READONLY) && head.wal) {
+    } else if ((lacks_shared_memory(code) || (code & 0xff) == SQLITE_READONLY) && head.wal) {
         /* A WAL store in a directory where its shared memory cannot be made. If nothing waits in the log, the file
          * alone is the whole truth; else it may be half-way through a checkpoint, and is left alone. */
         if (!log_is_empty(store))
-            return ks_fail(KS_ERR_STORE, "store %s: its log (-wal) cannot be read in a read-only directory",
-                           store->path);
+            return ks_store_fail(KS_TROUBLE_READ_ONLY, store->path,
+                                 "its log (-wal) cannot be read without shared memory, as in a read-only directory");
         disconnect(store);
         status = connect_to(store, SQLITE_OPEN_READONLY, true);
         if (status != KS_OK) return status;
         code = first_read(store, &version);
     }
-    if (code != SQLITE_OK) return fail_code(store, code, "read it");
+    if (code != SQLITE_OK) return ks_sql_fail(store, code, "read it");
     if (version > SCHEMA) return fail_newer(store, version);
     if (version < SCHEMA)
-        return ks_fail(KS_ERR_STORE,
-                       "store %s: has schema %lld, this library reads schema %d: opening it for writing (`ksauto db "
-                       "import`, `ksauto calibrate`) brings it forward",
-                       store->path, (long long)version, (int)SCHEMA);
+        return ks_store_fail(KS_TROUBLE_OLDER, store->path,
+                             "has schema %lld, this library reads schema %d: opening it for writing (`ksauto db "
+                             "import`, `ksauto calibrate`) brings it forward",
+                             (long long)version, (int)SCHEMA);
+    if (store->mode != KS_STORE_SALVAGE && (status = check_length(store)) != KS_OK) return status;
     return ks_sql_exec(store, "PRAGMA query_only = 1");
 }
 
@@ -379,8 +371,8 @@ static ks_status migrate(ks_store *store)
     if ((status = ks_sql_one_int(store, "PRAGMA user_version", &version)) != KS_OK) goto end;
     if ((status = ks_sql_one_int(store, "SELECT count(*) FROM sqlite_master", &objects)) != KS_OK) goto end;
     if (owner != APPLICATION_ID && (owner != 0 || version != 0 || objects != 0)) {
-        status = ks_fail(KS_ERR_STORE, "store %s: not a ksauto store but an SQLite file with application id %lld",
-                         store->path, (long long)owner);
+        status = ks_store_fail(KS_TROUBLE_FOREIGN, store->path,
+                               "not a ksauto store but an SQLite file with application id %lld", (long long)owner);
         goto end;
     }
     if (version > SCHEMA) {
@@ -404,18 +396,17 @@ static ks_status set_journal(ks_store *store, bool network)
     bool row = false;
     char now[16] = "";
     /* changing it needs the file for oneself for a moment; where WAL must wait for that, the next open gets it */
-    sqlite3_busy_timeout(store->db, READER_WAIT_MS);
+    wait_for_locks(store, READER_WAIT_MS);
     ks_status status =
         ks_sql_prepare(store, network ? "PRAGMA journal_mode = DELETE" : "PRAGMA journal_mode = WAL", &sql);
     if (status == KS_OK) status = ks_sql_step(&sql, &row);
     if (row) ks_sql_text(&sql, 0, now, sizeof now);
     ks_sql_finish(&sql);
-    sqlite3_busy_timeout(store->db, WRITER_WAIT_MS);
+    wait_for_locks(store, ks_store_wait_ms(store));
     if (network && strcmp(now, "delete") != 0)
-        return ks_fail(KS_ERR_STORE,
-                       "store %s: is on a network file system with a write-ahead log that another process holds",
-                       store->path);
-    return ks_sql_exec(store, "PRAGMA synchronous = FULL; PRAGMA foreign_keys = 1; PRAGMA cell_size_check = 1");
+        return ks_store_fail(KS_TROUBLE_LOCKED, store->path,
+                             "is on a network file system with a write-ahead log that another process holds");
+    return ks_sql_exec(store, "PRAGMA synchronous = EXTRA; PRAGMA foreign_keys = 1; PRAGMA cell_size_check = 1");
 }
 
 static ks_status open_writing(ks_store *store, bool network)
@@ -424,17 +415,22 @@ static ks_status open_writing(ks_store *store, bool network)
     int64_t version = 0;
     ks_status status = connect_to(store, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, false);
     if (status == KS_OK && sqlite3_db_readonly(store->db, "main") == 1) /* SQLite opens such files without a word */
-        status = ks_fail(KS_ERR_STORE, "store %s: is read-only", store->path);
+        status = ks_store_fail(KS_TROUBLE_READ_ONLY, store->path, "is read-only");
     if (status == KS_OK) status = read_header(store, &head);
     if (status != KS_OK) return status;
-    /* a WAL store that was moved to a network: one process can take it over without shared memory */
+    /* A WAL store that was moved to where there is no shared memory: one process can take it over without. */
     bool take_over = network && head.wal;
-    if (take_over && (status = ks_sql_exec(store, "PRAGMA locking_mode = EXCLUSIVE")) != KS_OK) return status;
-
-    if ((status = ks_sql_one_int(store, "PRAGMA user_version", &version)) != KS_OK) return status;
+    int code = take_over ? SQLITE_OK : first_read(store, &version);
+    if (lacks_shared_memory(code) && head.wal) take_over = true;
+    if (take_over) {
+        if ((status = ks_sql_exec(store, "PRAGMA locking_mode = EXCLUSIVE")) != KS_OK) return status;
+        code = first_read(store, &version);
+    }
+    if (code != SQLITE_OK) return ks_sql_fail(store, code, "read it");
+    if (!head.empty && store->mode == KS_STORE_WRITE && (status = check_pages(store)) != KS_OK) return status;
     if (version > SCHEMA) return fail_newer(store, version);
     if (version < SCHEMA && (status = migrate(store)) != KS_OK) return status;
-    if ((status = set_journal(store, network)) != KS_OK) return status;
+    if ((status = set_journal(store, network || take_over)) != KS_OK) return status;
     if (take_over) {
         if ((status = ks_sql_exec(store, "PRAGMA locking_mode = NORMAL")) != KS_OK) return status;
         if ((status = ks_sql_one_int(store, "PRAGMA user_version", &version)) != KS_OK) return status; /* unlocks */
@@ -452,7 +448,7 @@ ks_status ks_store_open_on(ks_store **store, const char *path, ks_store_mode mod
         return ks_fail(KS_ERR_MEMORY, "store %s: out of memory", path);
     }
     (*store)->mode = mode;
-    ks_status status = mode == KS_STORE_READ ? open_reading(*store) : open_writing(*store, network);
+    ks_status status = ks_store_writes(*store) ? open_writing(*store, network) : open_reading(*store);
     if (status != KS_OK) {
         ks_store_close(*store);
         *store = NULL;

@@ -1,6 +1,6 @@
 /* The store: what was measured, kept in one SQLite file that outlives versions, crashes and machines.
  *
- * store.c is the only file of the project that includes sqlite3.h. Callers see rows as C structs and failures as
+ * store.c and store_sql.c are the only files of the library that include sqlite3.h. Callers see rows as C structs and failures as
  * statuses; no SQL leaves this module. Promises (db/README.md): every added row is committed before the call
  * returns; a kill at any instant loses at most the row under way; several processes may write; a file that cannot be
  * used is reported and never deleted, truncated or overwritten. */
@@ -12,8 +12,11 @@
 typedef struct ks_store ks_store;
 
 typedef enum ks_store_mode {
-    KS_STORE_READ,  /* existing file only, opened read-only; KS_ERR_STORE if it does not exist */
-    KS_STORE_WRITE, /* created (with its directories) and migrated as needed */
+    KS_STORE_READ,          /* existing file only, opened read-only; KS_ERR_STORE if it does not exist */
+    KS_STORE_WRITE,         /* created (with its directories) and migrated as needed; refused if it is damaged */
+    KS_STORE_WRITE_BRIEFLY, /* the same for those whom somebody waits for: no longer than a reader waits for locks, and
+                               without looking for damage first */
+    KS_STORE_SALVAGE,       /* as KS_STORE_READ, for ks_store_salvage: damage is no reason to refuse it */
 } ks_store_mode;
 
 /* Where the store is: explicit_path if given and not "", else $KSAUTO_DB, else $XDG_DATA_HOME/ksauto/ksauto.db, else
@@ -23,6 +26,10 @@ ks_status ks_store_path(const char *explicit_path, char *path, size_t size);
 
 ks_status ks_store_open(ks_store **store, const char *path, ks_store_mode mode);
 void ks_store_close(ks_store *store); /* NULL is allowed */
+
+/* What a person can do about the calling thread's last KS_ERR_STORE of these functions, where FILE is the store: static
+ * text, "" if there was none. */
+const char *ks_store_remedy(void);
 
 /* Writes the device's facts, replacing those of the device with that name (rates of 0 keep the stored ones). */
 ks_status ks_store_put_device(ks_store *store, const ks_device *device);
@@ -80,5 +87,9 @@ ks_status ks_store_check(ks_store *store, void (*report)(void *user, const char 
 /* Copies what `from` holds and `to` lacks; a measurement already there (all fields equal) is not doubled. Models are
  * taken where `to` has none, or an older one. One transaction. */
 ks_status ks_store_merge(ks_store *to, ks_store *from, int64_t *added);
+
+/* The same from a store that is damaged: takes what can be read, from the first row on and from the last one back. KS_OK
+ * whatever could not; failures are those of `to`. */
+ks_status ks_store_salvage(ks_store *to, ks_store *from, int64_t *added);
 
 #endif

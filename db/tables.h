@@ -20,7 +20,7 @@ bool ks_family_from_name(const char *name, ks_family *family);
 bool ks_status_from_name(const char *name, ks_status *status);
 
 /* The query whose columns ks_row_read reads; ?1 is a device's name, or NULL for all. Column 0 is the row's id. */
-extern const char ks_row_columns[];
+extern const char ks_row_columns[], ks_row_columns_backwards[];
 /* What is wrong with the row that sql stands on, or NULL. Leaves raw alone: it lies in pages of its own, to be read
  * only by those who want it. */
 const char *ks_row_read(const ks_sql *sql, ks_row *out, char *text, size_t size);
@@ -31,6 +31,11 @@ const char *ks_row_read_raw(const ks_sql *sql, ks_row *out);
 typedef struct ks_adder {
     ks_sql device, kernel, row;
 } ks_adder;
+
+/* Drops the samples of rows that are older than the newest KS_RAW_ROWS, of the `window` next older ones; their summaries
+ * stay. Inside the caller's transaction. */
+enum { KS_RAW_ROWS = 20000 };
+ks_status ks_rows_thin(ks_store *store, int64_t window);
 
 ks_status ks_adder_open(ks_store *store, ks_adder *add);
 void ks_adder_close(ks_adder *add);

@@ -1,6 +1,7 @@
 /* The store as a whole: what it holds, whether it is sound, and taking over another store's contents. */
 #include "error.h"
 #include "tables.h"
+#include "trouble.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -156,14 +157,14 @@ ks_status ks_store_check(ks_store *store, void (*report)(void *user, const char 
     }
     return all.count == 0
                ? KS_OK
-               : ks_fail(KS_ERR_STORE, "store %s: %d finding%s", store->path, all.count, all.count == 1 ? "" : "s");
+               : ks_store_fail(KS_TROUBLE_DAMAGED, store->path, "%d finding%s", all.count, all.count == 1 ? "" : "s");
 }
 
 /* --- merging ----------------------------------------------------------------------------------------------- */
 
 typedef struct merging {
     ks_store *to;
-    ks_status status;
+    ks_status status; /* of `to` */
 } merging;
 
 static bool merge_device(void *user, const ks_device *device)
@@ -180,19 +181,21 @@ static bool merge_model(void *user, const ks_model_row *model)
     return merge->status == KS_OK;
 }
 
-static ks_status merge_rows(ks_store *to, ks_store *from, int64_t *added)
+/* Returns how reading ended; merge->status says how writing did. */
+static ks_status merge_rows(merging *merge, ks_store *from, const char *query, int64_t *added)
 {
     ks_sql sql = {0};
     ks_adder add = {0};
     ks_row row;
     char text[160];
     bool more = true;
-    ks_status status = ks_adder_open(to, &add);
-    if (status == KS_OK) status = ks_sql_prepare(from, ks_row_columns, &sql);
-    if (status == KS_OK) ks_sql_bind_text(&sql, 1, NULL);
-    while (status == KS_OK && (status = ks_sql_step(&sql, &more)) == KS_OK && more)
+    ks_status status = KS_OK;
+    merge->status = ks_adder_open(merge->to, &add);
+    if (merge->status == KS_OK) status = ks_sql_prepare(from, query, &sql);
+    if (merge->status == KS_OK && status == KS_OK) ks_sql_bind_text(&sql, 1, NULL);
+    while (merge->status == KS_OK && status == KS_OK && (status = ks_sql_step(&sql, &more)) == KS_OK && more)
         if (!ks_row_read(&sql, &row, text, sizeof text) && !ks_row_read_raw(&sql, &row))
-            status = ks_adder_add(&add, &row, added);
+            merge->status = ks_adder_add(&add, &row, added);
     ks_sql_finish(&sql);
     ks_adder_close(&add);
     return status;
@@ -204,7 +207,8 @@ static bool is_same_file(const ks_store *x, const ks_store *y)
     return stat(x->path, &fx) == 0 && stat(y->path, &fy) == 0 && fx.st_dev == fy.st_dev && fx.st_ino == fy.st_ino;
 }
 
-ks_status ks_store_merge(ks_store *to, ks_store *from, int64_t *added)
+/* salvaging: what cannot be read ends a table, not the whole; rows are then read from the end, too. */
+static ks_status take_over(ks_store *to, ks_store *from, bool salvaging, int64_t *added)
 {
     merging merge = {to, KS_OK};
     int64_t count = 0;
@@ -212,12 +216,27 @@ ks_status ks_store_merge(ks_store *to, ks_store *from, int64_t *added)
     if (is_same_file(to, from)) return KS_OK; /* and would wait for its own lock */
     ks_status status = ks_sql_begin(to);
     if (status != KS_OK) return status;
-    status = ks_store_each_device(from, merge_device, &merge);
-    if (status == KS_OK) status = merge.status;
-    if (status == KS_OK) status = merge_rows(to, from, &count);
-    if (status == KS_OK) status = ks_store_each_model(from, NULL, merge_model, &merge);
-    if (status == KS_OK) status = merge.status;
+    ks_status read = ks_store_each_device(from, merge_device, &merge);
+    for (int back = 0; back <= salvaging && merge.status == KS_OK && (read == KS_OK || salvaging); back++)
+        read = merge_rows(&merge, from, back ? ks_row_columns_backwards : ks_row_columns, &count);
+    if (merge.status == KS_OK && (read == KS_OK || salvaging))
+        read = ks_store_each_model(from, NULL, merge_model, &merge);
+    if (merge.status != KS_OK)
+        status = merge.status;
+    else if (read == KS_ERR_MEMORY || !salvaging)
+        status = read;
+    if (status == KS_OK) status = ks_rows_thin(to, INT64_MAX / 2);
     status = ks_sql_end(to, status);
     if (added && status == KS_OK) *added = count;
     return status;
+}
+
+ks_status ks_store_merge(ks_store *to, ks_store *from, int64_t *added)
+{
+    return take_over(to, from, false, added);
+}
+
+ks_status ks_store_salvage(ks_store *to, ks_store *from, int64_t *added)
+{
+    return take_over(to, from, true, added);
 }

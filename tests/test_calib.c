@@ -130,6 +130,26 @@ static ks_status run_tired(const ks_problem *p, const ks_run_args *args)
     return runs_left-- > 0 ? ks_kernels()[0]->run(p, args) : KS_ERR_DEVICE;
 }
 
+/* Right when it is checked, and gone before the work is done from then on: faster than any. */
+static int early_runs;
+
+static ks_status run_early(const ks_problem *p, const ks_run_args *args)
+{
+    return early_runs++ == 0 ? ks_kernel_find("ref.cpu")->run(p, args) : KS_OK;
+}
+
+/* Right, and now and then ten times slower than usual. */
+static int odd_runs;
+
+static ks_status run_unstable(const ks_problem *p, const ks_run_args *args)
+{
+    const ks_kernel *kernel = ks_kernel_find("ref.cpu");
+    ks_status s = kernel->run(p, args);
+    for (int i = 0; s == KS_OK && odd_runs % 3 == 0 && i < 9; i++) s = kernel->run(p, args);
+    odd_runs++;
+    return s;
+}
+
 static ks_kernel made(const char *name, ks_status (*run)(const ks_problem *, const ks_run_args *))
 {
     return (ks_kernel){name, KS_FUSED, KS_CPU, 1, supports_all, no_workspace, no_terms, run};
@@ -157,6 +177,26 @@ static void test_bad_kernels(void **state)
     kernels[1] = &nothing;
     assert_int_equal(ks_measure(measurer, &p, kernels, 4, NULL, out, NULL), KS_OK);
     for (int q = 0; q < 4; q++) assert_true(out[q].status != KS_OK && isnan(out[q].time_s) && *out[q].reason);
+}
+
+/* What is fast only while nobody looks does not win; what is unstable says so. */
+static void test_deceiving_kernels(void **state)
+{
+    const ks_problem p = {.a = 2, .b = 32, .c = 32, .d = 4, .batch = 64};
+    const ks_kernel early = made("made.early", run_early), unstable = made("made.unstable", run_unstable);
+    const ks_kernel *kernels[] = {&early, ks_kernel_find("fused.cpu"), &unstable};
+    const ks_measure_limits limits = {.min_samples = 9, .max_samples = 9, .full_race = true};
+    ks_measurement out[3];
+    (void)state;
+    early_runs = odd_runs = 0;
+    assert_int_equal(ks_measure(measurer, &p, kernels, 3, &limits, out, NULL), KS_OK);
+    assert_int_equal(out[0].status, KS_ERR_WRONG_RESULT);
+    assert_true(isnan(out[0].time_s));
+    if (!strstr(out[0].reason, "once timed: wrong result")) fail_msg("%s", out[0].reason);
+    assert_int_equal(out[1].status, KS_OK);
+    assert_true(out[1].time_s > 0);
+    assert_int_equal(out[2].status, KS_OK);
+    assert_true(out[2].spread > 0.2 && out[2].time_s > out[1].time_s);
 }
 
 static void test_too_large(void **state)
@@ -447,6 +487,7 @@ int main(int count, char **arguments)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_measure),
         cmocka_unit_test(test_bad_kernels),
+        cmocka_unit_test(test_deceiving_kernels),
         cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_design),
         cmocka_unit_test(test_design_prefers_the_unknown),

@@ -172,7 +172,9 @@ checks=$((checks + 1)); last="KSAUTO_DB=env.db ksauto db path"; KSAUTO_DB=env.db
 expect 1 --db none.db db info; says none.db; silent
 [ ! -e none.db ] || fail "$last: made a store by looking for it"
 expect 1 --db bad.db db info; says bad.db
-expect 1 --db bad.db db check; says bad.db
+expect 1 --db bad.db db check; says bad.db; said "not a ksauto store" "name another one"
+expect 1 --db none.db db check; says none.db; said "No such file" "ksauto calibrate"
+expect 1 --db none.db db check --json; json; holds '.ok == false and (.findings | length) == 1 and (.remedy | length) > 9'
 cat >rows.csv <<'END'
 a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,energy_j,samples,status
 1,2,3,4,5,f32,first,Some CPU,fused.cpu,fused,1.5e-05,,9,KS_OK
@@ -192,6 +194,16 @@ expect 0 --db t.db db import e.csv; expect 0 --db t.db db export
 cmp -s out e.csv || fail "$last: export, import, export is not the same"
 expect 0 --db u.db db merge s.db --json; json; holds '.added == 3'
 expect 0 --db u.db db merge s.db; said 0
+# What `db check` offers for a store that was cut short is what saves the rest of it.
+size=$(wc -c <u.db)
+head -c $((size - 100)) u.db >cut.db; cp cut.db cut.before
+expect 1 --db cut.db db check; said "damaged" "db merge --salvage"
+expect 1 --db cut.db db import rows.csv; says damaged
+mv cut.db cut.db.damaged
+expect 1 --db cut.db db merge cut.db.damaged; says damaged
+expect 0 --db cut.db db merge --salvage cut.db.damaged --json; json; holds '.added == 3'
+expect 0 --db cut.db db check
+cmp -s cut.before cut.db.damaged || fail "$last: changed the damaged store"
 expect 0 --db s.db devices --json; json; holds '.store[0].name == "Some CPU" and .store[0].measurements == 3'
 expect 0 --db s.db db export --seed "Some CPU" --out-prefix seed; silent
 expect 0 --db x.db db import --seed seed; said "Some CPU" 3

@@ -2,6 +2,7 @@
  * way out, and nothing is doubled. test_store_files.c and test_store_processes.c see to the rest. */
 #include "csv.h"
 #include "stores.h"
+#include "tables.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -189,6 +190,40 @@ static void test_same_row_is_not_doubled(void **state)
     ks_store_close(store);
 }
 
+/* The samples of the newest rows are kept, of all the summaries. */
+static void test_samples_are_thinned(void **state)
+{
+    ks_store *store = opened(sandbox_path(state, "s.db"), KS_STORE_WRITE);
+    const double raw[3] = {1, 2, 3};
+    const int64_t more = KS_RAW_ROWS - 10;
+    char sql[512];
+    int64_t with, bytes = 0;
+    ks_measurement m = measurement(1);
+    assert_int_equal(ks_store_add(store, &m, raw), KS_OK);
+    snprintf(sql, sizeof sql,
+             "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < %lld) "
+             "INSERT INTO measurements (device_id, kernel_id, a, b, c, d, batch, type, layout, math, status, time_s, "
+             "samples, "
+             "sample_times_s) SELECT device_id, kernel_id, a + i, b, c, d, batch, type, layout, math, status, "
+             "time_s, samples, "
+             "sample_times_s FROM measurements, n WHERE id = 1",
+             (long long)more);
+    exec(store, sql);
+    for (int i = 0; i < 40; i++) {
+        m = measurement(1000000 + i);
+        assert_int_equal(ks_store_add(store, &m, raw), KS_OK);
+    }
+    assert_int_equal(info_of(store).measurements, 1 + more + 40);
+    assert_int_equal(
+        ks_sql_one_int(store, "SELECT count(*) FROM measurements WHERE sample_times_s IS NOT NULL", &with), KS_OK);
+    assert_int_equal(with, KS_RAW_ROWS);
+    assert_int_equal(
+        ks_sql_one_int(store, "SELECT length(sample_times_s) FROM measurements ORDER BY id DESC", &bytes), KS_OK);
+    assert_int_equal(bytes, sizeof raw);
+    assert_sound(store);
+    ks_store_close(store);
+}
+
 /* --- devices and models ------------------------------------------------------------------------------------ */
 
 static bool count_device(void *user, const ks_device *device)
@@ -370,6 +405,7 @@ int main(void)
         TEST(test_bad_measurements_are_refused),
         TEST(test_bad_rows_are_passed_over),
         TEST(test_same_row_is_not_doubled),
+        TEST(test_samples_are_thinned),
         TEST(test_devices),
         TEST(test_models),
         TEST(test_merge),

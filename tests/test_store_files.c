@@ -251,17 +251,18 @@ static void test_network(void **state)
     assert_string_equal(info_of(store).journal, "delete");
     int64_t synchronous;
     assert_int_equal(ks_sql_one_int(store, "PRAGMA synchronous", &synchronous), KS_OK);
-    assert_int_equal(synchronous, 2);
+    assert_int_equal(synchronous, 3);
     assert_int_equal(access(sandbox_path(state, "s.db-wal"), F_OK), -1);
     ks_store_close(store);
 
     store = opened(path, KS_STORE_WRITE); /* here it is local: WAL */
     assert_string_equal(info_of(store).journal, "wal");
     assert_int_equal(ks_sql_one_int(store, "PRAGMA synchronous", &synchronous), KS_OK);
-    assert_int_equal(synchronous, 2);
+    assert_int_equal(synchronous, 3);
     add(store, 2);
     ks_store *held;
-    assert_failure(ks_store_open_on(&held, path, KS_STORE_WRITE, true), KS_ERR_STORE, path, NULL); /* in use */
+    assert_failure(ks_store_open_on(&held, path, KS_STORE_WRITE_BRIEFLY, true), KS_ERR_STORE, path,
+                   NULL); /* in use */
     ks_store_close(store);
 
     assert_int_equal(ks_store_open_on(&store, path, KS_STORE_WRITE, true), KS_OK); /* moved to a network */

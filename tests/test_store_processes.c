@@ -161,7 +161,7 @@ static void test_locked(void **state)
     make_store(path, 1);
     ks_store *holder = opened(path, KS_STORE_WRITE), *other = opened(path, KS_STORE_WRITE);
     assert_int_equal(ks_sql_begin(holder), KS_OK);
-    exec(other, "PRAGMA busy_timeout = 50");
+    other->wait_ms = 50;
     assert_failure(ks_store_add(other, &m, NULL), KS_ERR_STORE, path, "locked by another process");
     ks_store *reader = opened(path, KS_STORE_READ); /* WAL: readers do not mind */
     assert_int_equal(ks_store_each(reader, NULL, see, &s), KS_OK);

@@ -89,26 +89,35 @@ static int db_check(cli *c, int argc, char **argv)
     char path[4096];
     ks_store *store;
     findings f = {0};
-    int code = cli_parse(c, "db check", "ksauto [--db FILE] db check",
-                         "Checks the store's integrity; prints each finding, and fails if there is any.", options,
-                         argc, argv, 0, 0, NULL, NULL);
-    if (code == CLI_GO_ON) code = open_store(c, KS_STORE_READ, path, sizeof path, &store);
+    int code =
+        cli_parse(c, "db check", "ksauto [--db FILE] db check",
+                  "Checks the store's integrity; prints each finding and what can be done about it, and fails if\n"
+                  "there is any. The store stays as it is.",
+                  options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
+    ks_status status = ks_store_path(c->store, path, sizeof path);
+    if (status != KS_OK) return cli_status(status);
     cJSON *object = c->json ? cli_result_json() : NULL;
     if (object) {
         cJSON_AddStringToObject(object, "path", path);
         f.list = cJSON_AddArrayToObject(object, "findings");
     }
-    ks_status status = ks_store_check(store, on_finding, &f);
+    status = ks_store_open(&store, path, KS_STORE_READ);
+    if (status == KS_OK)
+        status = ks_store_check(store, on_finding, &f);
+    else
+        on_finding(&f, ks_status_message(status));
     ks_store_close(store);
     if (object) {
         cJSON_AddBoolToObject(object, "ok", status == KS_OK);
+        cJSON_AddStringToObject(object, "remedy", status == KS_ERR_STORE ? ks_store_remedy() : "");
         code = cli_print_json(object);
     } else {
         code = CLI_DONE;
         if (status == KS_OK) printf("%s: ok\n", path);
+        if (status == KS_ERR_STORE) printf("FILE is %s; %s\n", path, ks_store_remedy());
     }
-    return status == KS_OK ? code : cli_fail("%s: %s", path, ks_status_message(status));
+    return status == KS_OK ? code : cli_status(status);
 }
 
 /* A seed's files, malloc'ed: PREFIX.jsonl and PREFIX.csv. */
@@ -317,20 +326,24 @@ static int db_export(cli *c, int argc, char **argv)
 
 static int db_merge(cli *c, int argc, char **argv)
 {
-    const cli_option options[] = {{0}};
+    bool salvage = false;
+    const cli_option options[] = {
+        {"salvage", CLI_FLAG, &salvage, NULL, "OTHER.db is damaged: take what can be read of it", false},
+        {0},
+    };
     char path[4096], **arguments;
     ks_store *to = NULL, *from = NULL;
     int64_t added = 0;
-    int code = cli_parse(c, "db merge", "ksauto [--db FILE] db merge OTHER.db",
+    int code = cli_parse(c, "db merge", "ksauto [--db FILE] db merge [--salvage] OTHER.db",
                          "Adds to the store what OTHER.db holds and it lacks. OTHER.db stays as it is.", options,
                          argc, argv, 1, 1, &arguments, NULL);
     if (code == CLI_GO_ON) code = cli_readable("db merge", "OTHER.db", arguments[0]);
     if (code != CLI_GO_ON) return code;
-    ks_status status = ks_store_open(&from, arguments[0], KS_STORE_READ);
+    ks_status status = ks_store_open(&from, arguments[0], salvage ? KS_STORE_SALVAGE : KS_STORE_READ);
     if (status != KS_OK) return cli_status(status);
     code = open_store(c, KS_STORE_WRITE, path, sizeof path, &to);
     if (code != CLI_GO_ON) goto done;
-    status = ks_store_merge(to, from, &added);
+    status = (salvage ? ks_store_salvage : ks_store_merge)(to, from, &added);
     if (status != KS_OK) {
         code = cli_status(status);
         goto done;

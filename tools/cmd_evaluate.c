@@ -190,7 +190,7 @@ static int evaluate_device(job *j, const ks_rows *table, const char *name)
                               name, j->source, j->path);
     ks_device_assume_rates(&device);
     ks_rows rows = rows_of(table, name);
-    ks_status s = KS_OK;
+    ks_status s = ks_rows_status(&rows);
     const int before = j->configs;
     j->pooled = (ks_reliability){0};
     for (int t = 0; s == KS_OK && t < KS_NTYPES; t++)
@@ -234,7 +234,8 @@ static ks_status read_rows(job *j, const char *file, ks_csv_format format, ks_ro
     }
     const bool here = j->device && ks_device_find(j->device, &device) == KS_OK;
     const ks_store_filter filter = {.device = here ? device.name : j->device, .usable = true};
-    return ks_store_each(j->store, &filter, ks_rows_add, rows);
+    const ks_status s = ks_store_each(j->store, &filter, ks_rows_add, rows);
+    return s == KS_OK ? ks_rows_status(rows) : s;
 }
 
 int cmd_evaluate(cli *c, int argc, char **argv)

@@ -51,6 +51,7 @@ int cmd_fit(cli *c, int argc, char **argv)
     ks_device_assume_rates(&device);
     const ks_store_filter filter = {.device = device.name};
     s = ks_store_each(store, &filter, ks_rows_add, &rows);
+    if (s == KS_OK) s = ks_rows_status(&rows);
     if (s != KS_OK) goto failed;
     object = cli_result_json();
     cJSON_AddStringToObject(object, "device", device.name);

@@ -11,6 +11,7 @@
 #include "output.h"
 
 #include "error.h"
+#include "place.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -62,6 +63,8 @@ ks_status output_open(output *out, const char *path)
     int file = -1;
     *out = (output){0};
     bool exists = stat(path, &facts) == 0;
+    if (ks_place_is_planted(path))
+        return ks_fail(KS_ERR_IO, "%s: is somebody else's link, in a directory that all may write to", path);
     if (exists && S_ISDIR(facts.st_mode)) return ks_fail(KS_ERR_IO, "%s: is a directory, not a file", path);
 
     out->path = exists ? realpath(path, NULL) : strdup(path);
