@@ -28,26 +28,26 @@ typedef struct scales {
 } scales;
 
 static const scales gpu_prior[KS_NLAYOUTS] = {
-    [KS_BATCH_FIRST] = {{39,  32,  7.6, 9.1, 19, 5.9, 22,  7.5, 3.7, 25, 14,
-                         2.7, 4.3, 3.4, 3.7, 9,  8.4, 2.7, 2.5, 3.1, 3},
-                        0.004},
+    [KS_BATCH_FIRST] =
+        {{39, 32, 7.6, 9.1, 19, 5.9, 22, 7.5, 3.7, 25, 14, 2.7, 4.3, 3.4, 3.7, 9, 8.4, 2.7, 2.5, 3.1, 3}, 0.004, 0.1},
     [KS_BATCH_LAST] = {{71, 30, 6, 62, 15, 18, 7.8, 2.6, 6.2, 9.6, 5.7, 3.2, 11, 2.6, 3.4, 2.1, 9, 2.6, 2.1, 2, 2.3},
-                       0.002},
+                       0.002,
+                       0.1},
 };
 
 static const scales cpu_prior[KS_NLAYOUTS] = {
     [KS_BATCH_FIRST] = {{12, 6, 4.9, 9.5, 6.5, 8, 2.2, 5.8, 3.7, 2, 3, 8, 5.5, 2.9, 5.8, 6.3, 7, 2.7, 4.2, 2.2, 6.4},
-                        0.022},
+                        0.022,
+                        0.1},
     [KS_BATCH_LAST] = {{10,  6.8, 6.6, 10,  5.2, 5.9, 2.6, 2.8, 2.6, 1.9, 2.8,
                         5.1, 4.7, 2.8, 5.8, 4.4, 5.6, 1.8, 6.9, 2.3, 2.4},
-                       0.05},
+                       0.05,
+                       0.1},
 };
 
 /* What is looked for: logarithms of the factor of all lengths and of that of the noise, and, where measurements are borrowed, of
  * that of their squared distance. */
 enum { FACTOR, NOISE, APART, PARAMETERS };
-
-static const double apart_prior = 0.1;
 
 /* One kernel's measured points: their rows in the input, and their residuals. */
 typedef struct samples {
@@ -131,7 +131,7 @@ static void scale(const scales *prior, const double factor[PARAMETERS], scales *
 {
     for (int d = 0; d < LENGTHS; d++) out->length[d] = prior->length[d] * exp(factor[FACTOR]);
     out->noise = fmax(prior->noise * exp(factor[NOISE]), noise_least);
-    out->apart = apart_prior * exp(factor[APART]);
+    out->apart = prior->apart * exp(factor[APART]);
 }
 
 /* How many parameters there are to look for. */
@@ -311,7 +311,7 @@ static void start_from(const ks_model *start, const scales *prior, double at[PAR
     if (!start) return;
     at[FACTOR] = log((double)start->length[0] / prior->length[0]);
     if (start->kernels) at[NOISE] = log(start->kernel[0].noise / start->kernel[0].signal / prior->noise);
-    if (start->borrowed) at[APART] = log((double)start->apart / apart_prior);
+    if (start->borrowed) at[APART] = log((double)start->apart / prior->apart);
 }
 
 static ks_status fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model)

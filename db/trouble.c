@@ -15,8 +15,8 @@ static const char *const remedies[KS_NTROUBLES] = {
     [KS_TROUBLE_FOREIGN] = "nothing is done to a file of another kind: name another one (--db FILE, or KSAUTO_DB)",
     [KS_TROUBLE_NEWER] = "use the ksauto that made it, or name another file (--db FILE, or KSAUTO_DB)",
     [KS_TROUBLE_OLDER] = "`ksauto calibrate` or `ksauto db import` brings it forward",
-    [KS_TROUBLE_DAMAGED] = "to keep what can be read: mv FILE FILE.damaged && ksauto --db FILE db merge --salvage "
-                           "FILE.damaged (with FILE-wal and FILE-journal, if they are there)",
+    [KS_TROUBLE_DAMAGED] = ("to keep what can be read: mv FILE FILE.damaged && ksauto --db FILE db merge --salvage "
+                            "FILE.damaged (with FILE-wal and FILE-journal, if they are there)"),
     [KS_TROUBLE_READ_ONLY] = "give yourself leave to write to it and its directory, or name another file (--db FILE)",
     [KS_TROUBLE_LOCKED] = "wait for the process that holds it, or end it (`fuser FILE` names it)",
     [KS_TROUBLE_FULL] = "make room on the disk: everything stored so far is there",
