@@ -177,7 +177,7 @@ __device__ __forceinline__ void multiply_steps(float (&acc)[S::LW][S::MT][S::NT]
 }
 
 /* STEPS steps from `step` on by products of four warps. rest: K's second part, where it has one. meanwhile() is what else there
- * is to do, done while the first products are. */
+ * is to do, done once, while products are under way. */
 template <class S, int STEPS, class F>
 __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4], const char *xs, const char *ks,
                                             const char *rest, int step, int wn, int wj, int wl, int g, int t,
@@ -232,6 +232,7 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
                 group_product<S::NT, true>(T(), sum, x[s].high, k0 + at);
             }
             group_commit();
+            /* Early, so that it is done in time; where a lane holds X of many l's, once these are used up. */
             if (q == (S::LW * S::MT < 6 ? 0 : SUMS - 1)) meanwhile();
             group_wait<0>();
             group_hold(sum);
