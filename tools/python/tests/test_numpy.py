@@ -1,0 +1,213 @@
+"""The package on NumPy arrays: products against the definition, arguments, errors, advice, a calibration, threads.
+
+    python3 test_numpy.py          # finds the package beside itself, and the library by KSAUTO_LIBRARY
+
+Exits 77 where there is no NumPy, which CTest counts as skipped."""
+
+import concurrent.futures
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+
+try:
+    import numpy as np
+except ImportError:
+    print("skipped: no NumPy for this Python")
+    sys.exit(77)
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+os.environ.setdefault("KSAUTO_DB", os.path.join(tempfile.mkdtemp(), "none.db"))
+import ksauto
+
+PATTERNS = [(1, 1, 1, 1), (1, 5, 7, 1), (2, 3, 5, 7), (7, 5, 3, 2), (6, 16, 16, 1), (1, 16, 32, 16)]
+ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
+
+
+def draw(pattern, batch, dtype, seed=1):
+    """x (batch, a, c, d) and k (a, b, c, d)."""
+    a, b, c, d = pattern
+    random = np.random.default_rng(seed)
+    return (random.standard_normal((batch, a, c, d)).astype(dtype), random.standard_normal((a, b, c, d)).astype(dtype))
+
+
+def defined(x, k):
+    """The product and a bound on its error, by the definition in float64 (float128 where the machine has it)."""
+    exact = np.longdouble
+    y = np.einsum("iJkl,nikl->niJl", k.astype(exact), x.astype(exact))
+    size = np.einsum("iJkl,nikl->niJl", abs(k).astype(exact), abs(x).astype(exact))
+    unit = ROUNDOFF[x.dtype.name]
+    return y, (k.shape[2] + 4) * min(unit, 2.0**-24) * size + 2 * unit * abs(y) + 1e-30
+
+
+class Product(unittest.TestCase):
+    def assert_product(self, y, x, k, shape):
+        want, bound = defined(x, k)
+        self.assertEqual(y.shape, shape)
+        self.assertEqual(y.dtype, x.dtype)
+        self.assertTrue((abs(y.reshape(want.shape) - want) <= bound).all())
+
+    def test_every_type_layout_and_order_of_weights(self):
+        for pattern in PATTERNS:
+            a, b, c, d = pattern
+            for dtype in ROUNDOFF:
+                for batch in (1, 17):
+                    x, k = draw(pattern, batch, dtype)
+                    block = np.ascontiguousarray(k.transpose(0, 3, 1, 2))
+                    flat = x.reshape(batch, -1)
+                    with self.subTest(pattern=pattern, dtype=dtype, batch=batch):
+                        self.assert_product(ksauto.matmul(flat, block, pattern), x, k, (batch, a * b * d))
+                        self.assert_product(ksauto.matmul(flat, k, pattern, weights="abcd"), x, k, (batch, a * b * d))
+                        last = ksauto.matmul(np.ascontiguousarray(flat.T), block, pattern, layout="last")
+                        self.assertEqual(last.shape, (a * b * d, batch))
+                        self.assert_product(last.T, x, k, (batch, a * b * d))
+
+    def test_paths_give_the_same(self):
+        x, k = draw((2, 16, 16, 3), 33, "float32")
+        for path in ("auto", "fused", "bmm", "ref.cpu", "fused.cpu"):
+            try:
+                y = ksauto.matmul(x.reshape(33, -1), k, weights="abcd", path=path)
+            except ksauto.Error as error:
+                self.assertEqual((path, error.status), ("bmm", "KS_ERR_UNSUPPORTED"))  # no BLAS on this machine
+                continue
+            self.assert_product(y, x, k, (33, 96))
+
+    def test_batch_axes_and_pattern_from_the_weights(self):
+        x, k = draw((2, 3, 5, 7), 12, "float64")
+        self.assert_product(ksauto.matmul(x.reshape(3, 4, 70), k, weights="abcd"), x, k, (3, 4, 42))
+        self.assert_product(ksauto.matmul(x[0].reshape(70), k, "2,3,5,7", weights="abcd"), x[:1], k, (42,))
+        last = ksauto.matmul(np.ascontiguousarray(x.reshape(12, 70).T).reshape(70, 3, 4), k, weights="abcd", layout="last")
+        self.assertEqual(last.shape, (42, 3, 4))
+        self.assert_product(last.reshape(42, 12).T, x, k, (12, 42))
+
+    def test_strides(self):
+        x, k = draw((2, 3, 5, 7), 12, "float32")
+        flat = x.reshape(12, 70)
+        block = np.ascontiguousarray(k.transpose(0, 3, 1, 2))
+        fortran = np.asfortranarray(flat)
+        y = ksauto.matmul(fortran, block)  # by the other layout
+        self.assertTrue(y.flags.f_contiguous)
+        self.assert_product(y, x, k, (12, 42))
+        self.assert_product(ksauto.matmul(np.repeat(flat, 2, axis=1)[:, ::2], block), x, k, (12, 42))
+        view = block.transpose(0, 2, 3, 1)  # (a, b, c, d) whose memory is in block order: not copied
+        pattern, taken = ksauto._context._weights(view, None, "abcd")
+        self.assertEqual(pattern, (2, 3, 5, 7))
+        self.assertTrue(np.shares_memory(taken, block))
+        self.assert_product(ksauto.matmul(flat, view, weights="abcd"), x, k, (12, 42))
+
+    def test_out(self):
+        x, k = draw((2, 3, 5, 7), 12, "float32")
+        out = np.full((12, 42), np.nan, np.float32)
+        self.assertIs(ksauto.matmul(x.reshape(12, 70), k, weights="abcd", out=out), out)
+        self.assert_product(out, x, k, (12, 42))
+        fortran = np.asfortranarray(x.reshape(12, 70))
+        out[:] = np.nan
+        self.assertIs(ksauto.matmul(fortran, k, weights="abcd", out=out), out)
+        self.assert_product(out, x, k, (12, 42))
+        for wrong in (np.empty((12, 41), np.float32), np.empty((12, 42)), np.empty((42, 12), np.float32).T):
+            with self.assertRaises(ksauto.ArgumentError):
+                ksauto.matmul(x.reshape(12, 70), k, weights="abcd", out=wrong)
+
+    def test_no_samples(self):
+        y = ksauto.matmul(np.empty((0, 70), np.float32), np.empty((2, 3, 5, 7), np.float32), weights="abcd")
+        self.assertEqual(y.shape, (0, 42))
+
+    def test_bfloat16(self):
+        try:
+            from ml_dtypes import bfloat16
+        except ImportError:
+            self.skipTest("no ml_dtypes")
+        x, k = (v.astype(bfloat16) for v in draw((2, 3, 5, 7), 4, "float32"))
+        want = np.einsum("iJkl,nikl->niJl", k.astype(float), x.astype(float)).reshape(4, 42)
+        y = ksauto.matmul(x.reshape(4, 70), k, weights="abcd")
+        self.assertEqual(y.dtype, x.dtype)
+        np.testing.assert_allclose(y.astype(float), want, rtol=2.0**-8, atol=1e-5)
+
+    def test_threads_share_a_context(self):
+        x, k = draw((2, 16, 16, 3), 64, "float32")
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(lambda _: ksauto.matmul(x.reshape(64, -1), k, weights="abcd"), range(32)))
+        for y in done:
+            self.assert_product(y, x, k, (64, 96))
+
+
+class Errors(unittest.TestCase):
+    def raises(self, text, **changes):
+        x, k = draw((2, 3, 5, 7), 2, "float32")
+        arguments = {"x": x.reshape(2, 70), "k": k, "pattern": (2, 3, 5, 7), "weights": "abcd", **changes}
+        with self.assertRaises(ksauto.Error) as caught:
+            ksauto.matmul(**arguments)
+        self.assertIn(text, str(caught.exception))
+        return caught.exception
+
+    def test_what_is_wrong_is_named(self):
+        self.assertIsInstance(self.raises("a*c*d = 70", x=np.empty((2, 71), np.float32)), ValueError)
+        self.raises("int32", x=np.empty((2, 70), np.int32))
+        self.raises("type float64", k=np.empty((2, 3, 5, 7)))
+        self.raises("pattern (2, 3, 5, 8)", pattern=(2, 3, 5, 8))
+        self.raises("valid: four sizes", pattern=(2, 3, 5))
+        self.raises("valid: block, abcd", weights="bcad")
+        self.raises("valid: first, last", layout="middle")
+        self.raises("\"bmw\" is unknown", path="bmw")
+        self.assertEqual(self.raises("b is 0", k=np.empty((2, 0, 5, 7), np.float32), pattern=None).status, "KS_ERR_ARGUMENT")
+
+    def test_overlap_and_devices(self):
+        memory = np.zeros(400, np.float32)
+        self.raises("overlaps", x=memory[:140].reshape(2, 70), out=memory[100:184].reshape(2, 42))
+        with self.assertRaises(ksauto.Error) as caught:
+            ksauto.Context("gpu of dreams")
+        self.assertEqual(caught.exception.status, "KS_ERR_DEVICE")
+        self.assertIn("gpu of dreams", str(caught.exception))
+
+
+class Advice(unittest.TestCase):
+    def test_fields_lie_where_the_library_puts_them(self):
+        advice = ksauto.advise((1, 192, 48, 2), 1000)
+        self.assertEqual((advice.pattern, advice.batch, advice.dtype), ((1, 192, 48, 2), 1000, "f32"))
+        self.assertIn(advice.path, ("fused", "bmm"))
+        self.assertEqual(advice.kernel, ksauto.context().choose((1, 192, 48, 2), 1000))
+        self.assertGreaterEqual(len(advice.candidates), 1)
+        for candidate in advice.candidates:
+            self.assertTrue(0 < candidate.time_lo_s <= candidate.time_s <= candidate.time_hi_s < 10, candidate)
+        self.assertTrue(0 <= advice.p_fused_faster <= 1)
+        self.assertTrue(0 < advice.roofline_s <= advice.dense_s)  # the last field of the struct
+        self.assertGreater(advice.time_s, 0)
+
+    def test_other_devices_are_known_by_their_seeds(self):
+        advice = ksauto.advise((6, 64, 64, 1), 25088, "f16", device="NVIDIA H100 80GB HBM3")
+        self.assertIn("H100", advice.device)
+        with self.assertRaises(ksauto.Error):
+            ksauto.context("NVIDIA H100 80GB HBM3").matmul(np.zeros((1, 4), "f4"), np.zeros((1, 1, 4, 4), "f4"))
+
+    def test_context(self):
+        with ksauto.Context(store="") as context:
+            self.assertIn("no store", context.store_trouble)
+            self.assertEqual(context.matmul(np.ones((1, 1), "f4"), np.ones((1, 1, 1, 1), "f4")), 1)
+
+
+class Calibrating(unittest.TestCase):
+    def test_measures_reports_and_can_be_stopped(self):
+        with tempfile.TemporaryDirectory() as folder:
+            store, seen = os.path.join(folder, "ks.db"), []
+            report = ksauto.calibrate(budget_s=0.5, store=store, layouts=["first"], seed=3, progress=seen.append)
+            self.assertTrue(os.path.exists(store))
+            self.assertGreater(report.measured, 0)
+            self.assertGreater(report.copy_bytes_per_s, 1e8)
+            self.assertIn("f32", report.gemm_flops_per_s)
+            self.assertEqual([(a.dtype, a.layout) for a in report.acceptance], [("f32", "first")])
+            self.assertGreaterEqual(report.acceptance[0].advisor.max, report.acceptance[0].advisor.median)
+            self.assertTrue(any(state["phase"] == "measure" for state in seen))
+            with self.assertRaises(ksauto.Error) as caught:
+                ksauto.calibrate(budget_s=60, store=store, progress=lambda state: False)
+            self.assertEqual(caught.exception.status, "KS_ERR_INTERRUPTED")
+
+            def interrupted(state):
+                raise KeyboardInterrupt
+
+            with self.assertRaises(KeyboardInterrupt):
+                ksauto.calibrate(budget_s=60, store=store, progress=interrupted)
+
+
+if __name__ == "__main__":
+    unittest.main()
