@@ -231,6 +231,23 @@ KS_API ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *problem, 
 KS_API ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------
+ * Gradients: what training needs. `problem` is the product's own, Y = X * transpose(K); memory, stream, errors and workspace
+ * are as in ks_auto_matmul, and sums are taken in float32 at least. Arrays are checked each time.
+ * ------------------------------------------------------------------------------------------------- */
+
+/* dX[n,i,k,l] = sum over j of K[i,j,k,l] * dY[n,i,j,l]: the product of pattern (a,c,b,d) by the transposed weights, which are
+ * made in workspace, through the same choice. dy: ks_y_count elements, k: ks_k_count in block order, dx: ks_x_count; dx must
+ * not overlap the others. */
+KS_API ks_status ks_grad_input(ks_context *ctx, const ks_problem *problem, const void *dy, const void *k, void *dx,
+                               void *stream);
+
+/* dK[i,j,k,l] = sum over n of dY[n,i,j,l] * X[n,i,k,l]. dk: ks_k_count elements in block order, written in full; it must not
+ * overlap the others. A batched GEMM each time: there is no other way to choose from. KS_ERR_UNSUPPORTED on CUDA without
+ * cuBLAS. */
+KS_API ks_status ks_grad_weights(ks_context *ctx, const ks_problem *problem, const void *x, const void *dy, void *dk,
+                                 void *stream);
+
+/* ---------------------------------------------------------------------------------------------------
  * Advice
  * ------------------------------------------------------------------------------------------------- */
 

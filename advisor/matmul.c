@@ -80,27 +80,33 @@ ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *p, const char *p
     return s;
 }
 
-static ks_status run_in_pool(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args,
-                             size_t bytes)
+ks_status ks_context_take(ks_context *ctx, const char *who, size_t bytes, void *stream, void **memory)
 {
-    ks_status s = ks_memory_pool_take(&ctx->device, ctx->pool, bytes, args->stream, &args->workspace);
-    if (s != KS_OK) return s;
-    s = kernel->run(p, args);
-    ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, args->workspace, args->stream);
-    return given == KS_OK ? s : given; /* the failure whose message is the last */
+    *memory = NULL;
+    if (bytes == 0) return KS_OK;
+    if (ctx->pool) return ks_memory_pool_take(&ctx->device, ctx->pool, bytes, stream, memory);
+    block *b = borrow(ctx, bytes);
+    if (!b) return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", who, bytes);
+    *memory = (char *)b + HEADER;
+    return KS_OK;
+}
+
+ks_status ks_context_give(ks_context *ctx, void *memory, void *stream, ks_status status)
+{
+    if (!memory) return status;
+    if (!ctx->pool) {
+        give_back(ctx, (block *)((char *)memory - HEADER));
+        return status;
+    }
+    ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, memory, stream);
+    return given == KS_OK ? status : given; /* the failure whose message is the last */
 }
 
 static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
     const size_t bytes = kernel->workspace_bytes(p, &ctx->device);
-    block *b = NULL;
-    if (bytes > 0 && ctx->pool) return run_in_pool(ctx, p, kernel, args, bytes);
-    if (bytes > 0 && !(b = borrow(ctx, bytes)))
-        return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", kernel->name, bytes);
-    args->workspace = b ? (char *)b + HEADER : NULL;
-    ks_status s = kernel->run(p, args);
-    if (b) give_back(ctx, b);
-    return s;
+    ks_status s = ks_context_take(ctx, kernel->name, bytes, args->stream, &args->workspace);
+    return s == KS_OK ? ks_context_give(ctx, args->workspace, args->stream, kernel->run(p, args)) : s;
 }
 
 /* The kernel that needs least workspace: what is left when memory is short. (Where even that is not to be had, the CPU's
