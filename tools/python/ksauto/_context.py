@@ -119,6 +119,10 @@ class Context:
         else:
             ks.check(ks.library.ks_matmul(self._handle, byref(problem), path.encode(), x, k, y, stream))
 
+    def grad_weights(self, problem, x, dy, dk, stream=None):
+        """The gradient of the weights, by addresses, in block order."""
+        ks.check(ks.library.ks_grad_weights(self._handle, byref(problem), x, dy, dk, stream))
+
     def choose(self, pattern, batch, dtype="f32", layout="first", math="f32"):
         """The name of the kernel that matmul would take."""
         name = ctypes.c_char_p()

@@ -105,6 +105,7 @@ def _declare(library):
             "ks_problem_check": [problem],
             "ks_auto_matmul": [context, problem, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_matmul": [context, problem, c_char_p, c_void_p, c_void_p, c_void_p, c_void_p],
+            "ks_grad_weights": [context, problem, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_choose": [context, problem, POINTER(c_char_p)],
             "ks_advise": [context, problem, POINTER(Advice)],
     }.items():
