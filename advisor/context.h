@@ -66,6 +66,9 @@ void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_ke
 /* Resolves "auto", "fused", "bmm" or a kernel's name for a valid problem. */
 ks_status ks_context_resolve(ks_context *ctx, const ks_problem *problem, const char *path, const ks_kernel **kernel);
 
+/* Runs the kernel, and in its place one that needs less where there is no memory for its workspace. args need no workspace. */
+ks_status ks_context_run(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel, ks_run_args *args);
+
 /* Workspace for what is queued on the stream between the two, which need not be done when it is given back; none if bytes is
  * 0. `who` needs it, for the message. ks_context_give returns status, or why giving it back failed. */
 ks_status ks_context_take(ks_context *ctx, const char *who, size_t bytes, void *stream, void **memory);

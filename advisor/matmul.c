@@ -121,6 +121,14 @@ static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
     return least;
 }
 
+ks_status ks_context_run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
+{
+    ks_status s = run(ctx, p, kernel, args);
+    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), args);
+    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), args);
+    return s;
+}
+
 static int compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -235,10 +243,7 @@ ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, co
     if (!kernel && (ctx->flags & KS_MEASURE)) measure_first_use(ctx, p, &args);
     if (!kernel) kernel = ks_context_choose(ctx, p);
     if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
-    s = run(ctx, p, kernel, &args);
-    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
-    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), &args);
-    return s;
+    return ks_context_run(ctx, p, kernel, &args);
 }
 
 ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, const void *x, const void *k, void *y,

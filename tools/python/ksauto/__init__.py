@@ -6,9 +6,9 @@
 
 ksauto.torch has the layer for PyTorch."""
 
-from ._context import (Acceptance, Advice, Calibration, Candidate, Context, Regret, advise, calibrate, context, matmul)
+from ._context import (Acceptance, Advice, Calibration, Candidate, Chain, Context, Regret, advise, calibrate, context, matmul)
 from ._library import VERSION as __version__
 from ._library import ArgumentError, Error, OutOfMemory
 
-__all__ = ["Acceptance", "Advice", "ArgumentError", "Calibration", "Candidate", "Context", "Error", "OutOfMemory", "Regret",
+__all__ = ["Acceptance", "Advice", "ArgumentError", "Calibration", "Candidate", "Chain", "Context", "Error", "OutOfMemory", "Regret",
            "advise", "calibrate", "context", "matmul"]

@@ -88,6 +88,7 @@ class Context:
         ks.check(ks.library.ks_open(byref(handle), byref(options)))
         self._handle = handle.value
         self.device = device
+        self._chains = {}
 
     def close(self):
         """Frees what the context owns. No other thread may be using it."""
@@ -122,6 +123,16 @@ class Context:
     def grad_weights(self, problem, x, dy, dk, stream=None):
         """The gradient of the weights, by addresses, in block order."""
         ks.check(ks.library.ks_grad_weights(self._handle, byref(problem), x, dy, dk, stream))
+
+    def chain(self, patterns, batch, dtype="f32", layout="first", math="f32"):
+        """The planned product by these factors: made at the first use, and kept."""
+        key = (patterns, batch, dtype, layout, math)
+        found = self._chains.get(key)
+        if found is None:
+            if len(self._chains) >= 1024:  # a server may meet new batches for months
+                self._chains.clear()
+            found = self._chains[key] = Chain(patterns, batch, dtype, layout, math, context=self)
+        return found
 
     def choose(self, pattern, batch, dtype="f32", layout="first", math="f32"):
         """The name of the kernel that matmul would take."""
@@ -189,6 +200,62 @@ def _weights(k, pattern, weights):
     return pattern, np.ascontiguousarray(block)
 
 
+class Chain:
+    """Products by W = K_1 K_2 ... K_L, planned as one: which kernel and which layout each factor gets; the last is applied first.
+
+    plan: the text of another chain's plan, to do it just so; None: as predicted fastest. print(chain) shows what is done."""
+
+    def __init__(self, patterns, batch, dtype="f32", layout="first", math="f32", plan=None, context=None):
+        self.patterns, self.batch = tuple(as_pattern(pattern) for pattern in patterns), batch
+        self._context = context or _default("cpu")  # which must outlive the chain
+        problems = (ks.Problem * len(self.patterns))(*(problem_of(p, batch, dtype, layout, math) for p in self.patterns))
+        self._handle, self._first, self._dtype = None, layout == "first", dtype
+        handle = ctypes.c_void_p()
+        ks.check(ks.library.ks_chain_open(byref(handle), self._context._handle, problems, len(problems),
+                                          None if plan is None else plan.encode()))
+        self._handle = handle.value
+
+    def __del__(self):
+        if getattr(self, "_handle", None) is not None and not sys.is_finalizing():
+            ks.library.ks_chain_close(self._handle)
+
+    def __str__(self):
+        return ks.library.ks_chain_describe(self._handle).decode().rstrip()
+
+    @property
+    def plan(self):
+        """"KERNEL/LAYOUT" for each factor, in the order of application."""
+        return ks.library.ks_chain_plan(self._handle).decode()
+
+    @property
+    def predicted_s(self):
+        return ks.library.ks_chain_predicted_s(self._handle)
+
+    @property
+    def workspace_bytes(self):
+        return ks.library.ks_chain_workspace_bytes(self._handle)
+
+    def run(self, x, weights, y, stream=None):
+        """The product by addresses; weights: those of K_1 ... K_L, in block order."""
+        ks.check(ks.library.ks_chain_matmul(self._handle, x, (ctypes.c_void_p * len(weights))(*weights), y, stream))
+
+    def matmul(self, x, factors, weights="block"):
+        """The product of NumPy arrays. x: (batch, features), or (features, batch) in layout "last"; factors: as k in matmul."""
+        x = np.ascontiguousarray(x)
+        blocks = [_weights(np.asanyarray(k), p, weights)[1] for k, p in zip(factors, self.patterns)]
+        (a, b, _, d), (a_in, _, c_in, d_in) = self.patterns[0], self.patterns[-1]
+        shape, made = (self.batch, a_in * c_in * d_in), (self.batch, a * b * d)
+        if not self._first:
+            shape, made = shape[::-1], made[::-1]
+        types = {_NUMPY_TYPES.get(array.dtype.name) for array in (x, *blocks)}
+        if x.shape != shape or len(factors) != len(self.patterns) or types != {self._dtype}:
+            raise ArgumentError("KS_ERR_ARGUMENT", f"the chain takes x of shape {shape} and {len(self.patterns)} factors, all of "
+                                f"type {self._dtype}; x has shape {x.shape}, factors are {len(factors)}")
+        y = np.empty(made, x.dtype)
+        self.run(x.ctypes.data, [block.ctypes.data for block in blocks], y.ctypes.data)
+        return y
+
+
 _contexts = {}
 _contexts_lock = threading.Lock()
 
@@ -202,6 +269,9 @@ def context(device="cpu"):
             if found is None:
                 found = _contexts[device] = Context(device)
     return found
+
+
+_default = context
 
 
 def matmul(x, k, pattern=None, layout="first", weights="block", path="auto", out=None):

@@ -106,13 +106,18 @@ def _declare(library):
             "ks_auto_matmul": [context, problem, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_matmul": [context, problem, c_char_p, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_grad_weights": [context, problem, c_void_p, c_void_p, c_void_p, c_void_p],
+            "ks_chain_open": [POINTER(c_void_p), context, problem, c_int, c_char_p],
+            "ks_chain_matmul": [c_void_p, c_void_p, POINTER(c_void_p), c_void_p, c_void_p],
             "ks_choose": [context, problem, POINTER(c_char_p)],
             "ks_advise": [context, problem, POINTER(Advice)],
     }.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, c_int
     library.ks_close.argtypes, library.ks_close.restype = [context], None
-    library.ks_version.restype = c_char_p
+    for name, result in {"ks_chain_close": None, "ks_chain_describe": c_char_p, "ks_chain_plan": c_char_p,
+                         "ks_chain_predicted_s": c_double, "ks_chain_workspace_bytes": c_size_t}.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = [c_void_p], result
     library.ks_status_message.argtypes, library.ks_status_message.restype = [c_int], c_char_p
     return library
 

@@ -1,5 +1,6 @@
 """Kronecker-sparse layers for PyTorch: KSLinear, a drop-in for torch.nn.Linear whose matrix is a product of KS factors, and the
-operators that it is made of, torch.ops.ksauto.matmul and .grad_weights, with autograd and for torch.compile.
+operators that it is made of, torch.ops.ksauto.matmul and .grad_weights, with autograd and for torch.compile; where no gradient
+is wanted, .chain, which plans all factors as one.
 
 Everywhere here a factor's tensor has the shape (a, b, c, d), which is PyTorch code's and the paper's, and any strides. The
 library reads weights in block order, (a, d, b, c), so a factor of KSLinear has the strides of that: its state_dict is
@@ -21,6 +22,7 @@ _TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", to
 
 _library = torch.library.Library("ksauto", "DEF")
 _library.define("matmul(Tensor x, Tensor k, bool last=False) -> Tensor")
+_library.define("chain(Tensor x, Tensor[] factors, bool last=False) -> Tensor")
 _library.define("grad_weights(Tensor x, Tensor dy, SymInt[] pattern, bool last=False) -> Tensor")
 
 
@@ -43,21 +45,35 @@ def _problem(x, pattern, batch, last):
     return problem_of(tuple(pattern), batch, _TYPES[x.dtype], "last" if last else "first", "tf32" if tf32 else "f32")
 
 
-def _check(x, k, pattern, last, features):
-    """One type, one device, and as many features as the pattern says."""
+def _check_alike(x, *others):
+    """One type, which is supported, and one device."""
     torch._check(x.dtype in _TYPES, lambda: f"ksauto: {x.dtype} is not supported; valid: {', '.join(map(str, _TYPES))}")
-    torch._check(x.dtype == k.dtype, lambda: f"ksauto: tensors of two types, {x.dtype} and {k.dtype}")
-    torch._check(x.device == k.device, lambda: f"ksauto: tensors on two devices, {x.device} and {k.device}")
-    torch._check(x.dim() >= 1 and x.shape[0 if last else -1] == features,
-                 lambda: f"ksauto: the {'first' if last else 'last'} dimension of {tuple(x.shape)} must be {features} for the "
+    for other in others:
+        torch._check(x.dtype == other.dtype, lambda: f"ksauto: tensors of two types, {x.dtype} and {other.dtype}")
+        torch._check(x.device == other.device, lambda: f"ksauto: tensors on two devices, {x.device} and {other.device}")
+
+
+def _product_shape(shape, pattern, last):
+    """What a product makes of a tensor's shape."""
+    torch._check(len(pattern) == 4, lambda: f"ksauto: weights have shape {tuple(pattern)}; valid: (a, b, c, d)")
+    a, b, c, d = pattern
+    torch._check(len(shape) >= 1 and shape[0 if last else -1] == a * c * d,
+                 lambda: f"ksauto: the {'first' if last else 'last'} dimension of {tuple(shape)} must be {a * c * d} for the "
                  f"pattern {tuple(pattern)}")
+    return (a * b * d, *shape[1:]) if last else (*shape[:-1], a * b * d)
 
 
-def _product_shape(x, k, last):
-    torch._check(k.dim() == 4, lambda: f"ksauto: weights have shape {tuple(k.shape)}; valid: (a, b, c, d)")
-    a, b, c, d = k.shape
-    _check(x, k, k.shape, last, a * c * d)
-    return (a * b * d, *x.shape[1:]) if last else (*x.shape[:-1], a * b * d)
+def _matmul_fake(x, k, last=False):
+    _check_alike(x, k)
+    return x.new_empty(_product_shape(x.shape, k.shape, last))
+
+
+def _chain_fake(x, factors, last=False):
+    _check_alike(x, *factors)
+    shape = x.shape
+    for k in reversed(factors):
+        shape = _product_shape(shape, k.shape, last)
+    return x.new_empty(shape)
 
 
 def _block(k):
@@ -66,7 +82,7 @@ def _block(k):
 
 
 def _matmul(x, k, last=False):
-    y = x.new_empty(_product_shape(x, k, last))
+    y = _matmul_fake(x, k, last)
     batch = y.numel() // (k.shape[0] * k.shape[1] * k.shape[3])
     if batch:
         x, block = x.contiguous(), _block(k)
@@ -75,8 +91,16 @@ def _matmul(x, k, last=False):
     return y
 
 
-def _matmul_fake(x, k, last=False):
-    return x.new_empty(_product_shape(x, k, last))
+def _chain(x, factors, last=False):
+    y = _chain_fake(x, factors, last)
+    batch = x.numel() // x.shape[0 if last else -1]
+    if batch:
+        x, blocks = x.contiguous(), [_block(k) for k in factors]
+        patterns = tuple(tuple(k.shape) for k in factors)
+        problem = _problem(x, patterns[0], batch, last)
+        chain = context(_device_of(x)).chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], ks.MATHS[problem.math])
+        chain.run(x.data_ptr(), [block.data_ptr() for block in blocks], y.data_ptr(), _stream_of(x))
+    return y
 
 
 def _new_weights(like, pattern):
@@ -85,11 +109,15 @@ def _new_weights(like, pattern):
     return like.new_empty((a, d, b, c)).permute(0, 2, 3, 1)
 
 
+def _grad_weights_fake(x, dy, pattern, last=False):
+    _check_alike(x, dy)
+    made = _product_shape(x.shape, pattern, last)
+    torch._check(tuple(dy.shape) == tuple(made), lambda: f"ksauto: dy has shape {tuple(dy.shape)}; it must be {tuple(made)}")
+    return _new_weights(x, pattern)
+
+
 def _grad_weights(x, dy, pattern, last=False):
-    a, b, c, d = pattern
-    _check(x, dy, pattern, last, a * c * d)
-    _check(dy, x, pattern, last, a * b * d)
-    dk = _new_weights(x, pattern)
+    dk, (a, _, c, d) = _grad_weights_fake(x, dy, pattern, last), pattern
     batch = x.numel() // (a * c * d)
     if batch == 0:
         return dk.zero_()
@@ -99,18 +127,17 @@ def _grad_weights(x, dy, pattern, last=False):
     return dk
 
 
-def _grad_weights_fake(x, dy, pattern, last=False):
-    return _new_weights(x, pattern)
-
-
 for _device in ("CPU", "CUDA"):
     _library.impl("matmul", _matmul, _device)
+    _library.impl("chain", _chain, _device)
     _library.impl("grad_weights", _grad_weights, _device)
 torch.library.register_fake("ksauto::matmul", _matmul_fake, lib=_library)
+torch.library.register_fake("ksauto::chain", _chain_fake, lib=_library)
 torch.library.register_fake("ksauto::grad_weights", _grad_weights_fake, lib=_library)
 
 
-# Both operators are linear in each tensor, and their gradients are made of the two again: all derivatives exist.
+# matmul and grad_weights are linear in each tensor, and their gradients are made of the two again: all derivatives exist.
+# chain has none: what lies between its factors is not kept.
 
 def _save_matmul(ctx, inputs, output):
     x, k, ctx.last = inputs
@@ -218,8 +245,11 @@ class KSLinear(torch.nn.Module):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]
             bias = None if bias is None else bias.to(dtype)
-        for factor in reversed(factors):
-            x = torch.ops.ksauto.matmul(x, factor, self.last)
+        if len(factors) > 1 and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *factors))):
+            x = torch.ops.ksauto.chain(x, factors, self.last)
+        else:
+            for factor in reversed(factors):
+                x = torch.ops.ksauto.matmul(x, factor, self.last)
         if bias is None:
             return x
         return x + (bias.view(-1, *[1] * (x.dim() - 1)) if self.last else bias)
@@ -237,11 +267,10 @@ class KSLinear(torch.nn.Module):
         here, name = context(_device_of(factor)), _TYPES[dtype or factor.dtype]
         layout = "last" if self.last else "first"
 
-        def time_s(pattern):
-            problem = _problem(factor, pattern, batch, self.last)
-            return here.advise(pattern, batch, name, layout, ks.MATHS[problem.math]).time_s
-
-        return sum(map(time_s, self.patterns)), time_s((1, self.out_features, self.in_features, 1))
+        math = "tf32" if name == "f32" and _allows_tf32() else "f32"
+        dense = (1, self.out_features, self.in_features, 1)
+        return (here.chain(self.patterns, batch, name, layout, math).predicted_s,
+                here.chain((dense,), batch, name, layout, math).predicted_s)
 
     def for_inference(self, batch, dtype=None, allow_dense=True):
         """This layer, or a torch.nn.Linear of the same matrix where that is predicted faster for so many samples a call (and

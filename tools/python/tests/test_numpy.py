@@ -186,6 +186,34 @@ class Advice(unittest.TestCase):
             self.assertEqual(context.matmul(np.ones((1, 1), "f4"), np.ones((1, 1, 1, 1), "f4")), 1)
 
 
+class Chains(unittest.TestCase):
+    PATTERNS = [(1, 24, 8, 6), (3, 16, 32, 1)]
+
+    def test_is_the_product_of_its_factors(self):
+        random = np.random.default_rng(2)
+        x = random.standard_normal((33, 96))
+        factors = [random.standard_normal(pattern) for pattern in self.PATTERNS]
+        between = defined(x.reshape(33, 3, 32, 1), factors[1])[0].astype(float)
+        want = defined(between.reshape(33, 1, 8, 6), factors[0])[0].astype(float).reshape(33, 144)
+        for plan in (None, "auto/first auto/last", "ref.cpu/last fused/first"):
+            chain = ksauto.Chain(self.PATTERNS, 33, "f64", plan=plan)
+            np.testing.assert_allclose(chain.matmul(x, factors, "abcd"), want, rtol=1e-10, atol=1e-10)
+            again = ksauto.Chain(self.PATTERNS, 33, "f64", plan=chain.plan)
+            self.assertEqual((str(again), again.plan), (str(chain), chain.plan))
+            self.assertGreaterEqual(chain.workspace_bytes, 33 * 48 * 8)
+        last = ksauto.Chain(self.PATTERNS, 33, "f64", "last")
+        self.assertGreater(last.predicted_s, 0)
+        np.testing.assert_allclose(last.matmul(x.T, factors, "abcd").T, want, rtol=1e-10, atol=1e-10)
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ksauto.ArgumentError, "makes 48 features, but factor 1 takes 42"):
+            ksauto.Chain([(1, 24, 7, 6), (3, 16, 32, 1)], 33)
+        with self.assertRaisesRegex(ksauto.ArgumentError, "not KERNEL/LAYOUT"):
+            ksauto.Chain(self.PATTERNS, 33, plan="what")
+        with self.assertRaisesRegex(ksauto.ArgumentError, r"x of shape \(33, 96\)"):
+            ksauto.Chain(self.PATTERNS, 33).matmul(np.zeros((32, 96), "f4"), [np.zeros(p, "f4") for p in self.PATTERNS], "abcd")
+
+
 class Calibrating(unittest.TestCase):
     def test_measures_reports_and_can_be_stopped(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -48,6 +48,19 @@ class Operators(unittest.TestCase):
             dy = torch.randn(42, 4) if last else torch.randn(4, 42)
             torch.library.opcheck(torch.ops.ksauto.grad_weights, (x, dy.requires_grad_(), [2, 3, 5, 7], last))
 
+    def test_chain(self):
+        for last in (False, True):
+            x = torch.randn(3, 5, 96)
+            factors = [cases.block_order(torch.randn(pattern)) for pattern in cases.CHAIN]
+            want = cases.einsum(cases.einsum(x, factors[1]), factors[0])
+            mine = x.permute(2, 0, 1).contiguous() if last else x
+            y = torch.ops.ksauto.chain(mine, factors, last)
+            torch.testing.assert_close(y.permute(1, 2, 0) if last else y, want, rtol=1e-4, atol=1e-4)
+            torch.library.opcheck(torch.ops.ksauto.chain, (mine, factors, last))
+            self.assertEqual(torch.ops.ksauto.chain(x[:0], factors).shape, (0, 5, 144))
+            with self.assertRaisesRegex(RuntimeError, "must be 48"):
+                torch.ops.ksauto.chain(x[..., :48], factors[:1] + factors[:1])
+
     def test_batches_of_any_shape(self):
         x, k = cases.draw((2, 3, 5, 7), 12, torch.float32, "cpu")
         cases.assert_product(self, matmul(x.view(3, 4, 70), k).view(12, 42), x, k)
@@ -146,6 +159,8 @@ class Layer(unittest.TestCase):
         for mine, theirs in zip(got, made.parameters()):
             torch.testing.assert_close(mine, theirs.grad)
         torch.testing.assert_close(torch.compile(made, backend="aot_eager", fullgraph=True, dynamic=True)(x[:7]), made(x[:7]))
+        with torch.no_grad():  # the planned chain
+            torch.testing.assert_close(torch.compile(made, backend="aot_eager", fullgraph=True)(x), made(x))
 
     def test_for_inference(self):
         made, x = layer(), torch.randn(40, 96)

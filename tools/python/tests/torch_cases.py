@@ -104,7 +104,7 @@ def trains_like_einsum(test, device, dtype, steps, tolerance):
             loss = torch.nn.functional.mse_loss(model(x), target)
             loss.backward()
             optimizer.step()
-            history.append(float(loss))
+            history.append(loss.item())
         losses.append(history)
     test.assertLess(losses[0][-1], 0.2 * losses[0][0])
     for mine, theirs in zip(*losses):
