@@ -7,8 +7,9 @@
 ksauto.torch has the layer for PyTorch."""
 
 from ._context import (Acceptance, Advice, Calibration, Candidate, Chain, Context, Regret, advise, calibrate, context, matmul)
+from ._factorise import Factorisation, dense, factorise
 from ._library import VERSION as __version__
 from ._library import ArgumentError, Error, OutOfMemory
 
-__all__ = ["Acceptance", "Advice", "ArgumentError", "Calibration", "Candidate", "Chain", "Context", "Error", "OutOfMemory", "Regret",
-           "advise", "calibrate", "context", "matmul"]
+__all__ = ["Acceptance", "Advice", "ArgumentError", "Calibration", "Candidate", "Chain", "Context", "Error", "Factorisation",
+           "OutOfMemory", "Regret", "advise", "calibrate", "context", "dense", "factorise", "matmul"]

@@ -124,9 +124,10 @@ def _declare(library):
 
 def _built_here():
     """Libraries of the checkout around this file, the newest first; none where the package is installed elsewhere."""
-    root = pathlib.Path(__file__).resolve().parents[3]
-    if not (root / "advisor" / "ksauto.h").exists():
+    folders = pathlib.Path(__file__).resolve().parents
+    if len(folders) < 4 or not (folders[3] / "advisor" / "ksauto.h").exists():
         return []
+    root = folders[3]
     found = [*root.glob("build/" + SONAME), *root.glob("build/*/" + SONAME)]
     return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 

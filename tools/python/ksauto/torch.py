@@ -15,6 +15,7 @@ import torch
 
 from . import _library as ks
 from ._context import as_pattern, context, problem_of
+from ._factorise import factorise
 
 __all__ = ["KSLinear", "matmul"]
 
@@ -217,6 +218,14 @@ class KSLinear(torch.nn.Module):
         layer.factors = torch.nn.ParameterList(factors)
         layer.bias = None if bias is None else torch.nn.Parameter(bias.detach())
         return layer
+
+    @classmethod
+    def from_dense(cls, linear, patterns, layout="first"):
+        """(layer, error): the layer of these patterns nearest to a torch.nn.Linear, or to a matrix, by ksauto.factorise."""
+        weight, bias = (linear.weight, linear.bias) if isinstance(linear, torch.nn.Linear) else (linear, None)
+        found = factorise(weight.detach().to("cpu", torch.float64).numpy(), patterns)
+        factors = [torch.from_numpy(factor).to(weight.device, weight.dtype) for factor in found.factors]
+        return cls.from_factors(factors, bias, layout=layout), found.error
 
     def _check_fit(self):
         sizes = [self.out_features]

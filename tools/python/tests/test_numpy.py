@@ -186,6 +186,13 @@ class Advice(unittest.TestCase):
             self.assertEqual(context.matmul(np.ones((1, 1), "f4"), np.ones((1, 1, 1, 1), "f4")), 1)
 
 
+class Readme(unittest.TestCase):
+    def test_its_program_runs(self):
+        text = (pathlib.Path(__file__).resolve().parents[3] / "README.md").read_text()
+        program = text.split("```python\n")[1].split("```")[0]
+        exec(compile(program, "README.md", "exec"), {})
+
+
 class Chains(unittest.TestCase):
     PATTERNS = [(1, 24, 8, 6), (3, 16, 32, 1)]
 
@@ -212,6 +219,72 @@ class Chains(unittest.TestCase):
             ksauto.Chain(self.PATTERNS, 33, plan="what")
         with self.assertRaisesRegex(ksauto.ArgumentError, r"x of shape \(33, 96\)"):
             ksauto.Chain(self.PATTERNS, 33).matmul(np.zeros((32, 96), "f4"), [np.zeros(p, "f4") for p in self.PATTERNS], "abcd")
+
+
+def butterflies(levels):
+    return [(2**f, 2, 2, 2**(levels - 1 - f)) for f in range(levels)]
+
+
+class Factorising(unittest.TestCase):
+    def test_dense(self):
+        x, k = draw((2, 3, 5, 7), 4, "float64")
+        np.testing.assert_allclose(x.reshape(4, 70) @ ksauto.dense(k).T, ksauto.matmul(x.reshape(4, 70), k, weights="abcd"),
+                                   atol=1e-12)
+
+    def test_exact_where_the_matrix_has_the_structure(self):
+        hadamard = np.array([[1.0]])
+        for _ in range(7):
+            hadamard = np.kron(hadamard, [[1, 1], [1, -1]])
+        n, levels = 64, 6
+        fourier = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n)
+        reversal = [int(format(q, f"0{levels}b")[::-1], 2) for q in range(n)]
+        random = np.random.default_rng(4)
+        cases = [(hadamard, butterflies(7)), (fourier[:, reversal], butterflies(levels)),
+                 (fourier[:, reversal], [(1, 8, 8, 8), (8, 8, 8, 1)])]
+        for patterns in ([(1, 192, 48, 2), (2, 48, 192, 1)], [(1, 12, 4, 6), (2, 4, 6, 3), (6, 6, 5, 1)], [(2, 3, 5, 7)]):
+            product = ksauto.dense(random.standard_normal(patterns[-1]))
+            for pattern in patterns[-2::-1]:
+                product = ksauto.dense(random.standard_normal(pattern)) @ product
+            cases.append((product, patterns))
+        for matrix, patterns in cases:
+            found = ksauto.factorise(matrix, patterns)
+            self.assertEqual([factor.shape for factor in found.factors], patterns)
+            self.assertLess(found.error, 1e-12, patterns)
+
+    def test_two_factors_are_the_best_there_are(self):
+        """Against alternating least squares from another start, which can only end above the minimum."""
+        random = np.random.default_rng(5)
+        for patterns in ([(1, 6, 4, 3), (3, 4, 5, 1)], [(2, 3, 3, 2), (3, 2, 4, 2)]):  # the second is not chainable
+            (a, b, c, d), (a2, b2, c2, d2) = patterns
+            matrix = random.standard_normal((a * b * d, a2 * c2 * d2))
+            found = ksauto.factorise(matrix, patterns)
+            inside = [ksauto.dense(np.ones(pattern)) != 0 for pattern in patterns]
+            left = random.standard_normal(inside[0].shape) * inside[0]
+            for _ in range(300):
+                right = np.zeros(inside[1].shape)
+                for column in range(right.shape[1]):
+                    free = inside[1][:, column]
+                    right[free, column] = np.linalg.lstsq(left[:, free], matrix[:, column], rcond=None)[0]
+                for row in range(left.shape[0]):
+                    free = inside[0][row]
+                    left[row, free] = np.linalg.lstsq(right[free].T, matrix[row], rcond=None)[0]
+            best = np.linalg.norm(matrix - left @ right) / np.linalg.norm(matrix)
+            self.assertLess(found.error, best + 1e-9)
+            self.assertGreater(found.error, best - 1e-3)
+
+    def test_noise_stays_small(self):
+        random = np.random.default_rng(6)
+        matrix = np.array([[1.0]])
+        for _ in range(6):
+            matrix = np.kron(matrix, [[1, 1], [1, -1]])
+        noisy = matrix + 1e-3 * random.standard_normal(matrix.shape)
+        self.assertLess(ksauto.factorise(noisy, butterflies(6)).error, 2e-3)
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ksauto.ArgumentError, "neighbours must fit"):
+            ksauto.factorise(np.eye(8), [(1, 2, 2, 4), (2, 2, 3, 2)])
+        with self.assertRaisesRegex(ksauto.ArgumentError, "not chainable"):
+            ksauto.factorise(np.eye(8), butterflies(3)[::-1])
 
 
 class Calibrating(unittest.TestCase):

@@ -80,6 +80,13 @@ class Operators(unittest.TestCase):
                 matmul(*arguments)
 
 
+class Readme(unittest.TestCase):
+    def test_its_program_runs(self):
+        text = (pathlib.Path(__file__).resolve().parents[3] / "README.md").read_text()
+        program = text.split("```python\n")[2].split("```")[0]
+        exec(compile(program, "README.md", "exec"), {})
+
+
 class Layer(unittest.TestCase):
     def test_is_the_chain(self):
         for dtype in cases.ROUNDOFF:
@@ -138,6 +145,17 @@ class Layer(unittest.TestCase):
         self.assertIsNone(KSLinear.from_factors(plain).bias)
         with self.assertRaises(ValueError):
             KSLinear.from_factors(plain[::-1])
+
+    def test_from_dense(self):
+        made = layer()
+        linear = torch.nn.Linear(96, 144)
+        with torch.no_grad():
+            linear.weight.copy_(made.dense())
+        again, error = KSLinear.from_dense(linear, cases.CHAIN)
+        self.assertLess(error, 1e-6)
+        x = torch.randn(5, 96)
+        torch.testing.assert_close(again(x), linear(x), rtol=0, atol=1e-5)
+        self.assertGreater(KSLinear.from_dense(torch.randn(144, 96), cases.CHAIN)[1], 0.1)
 
     def test_autocast(self):
         made, x = layer(), torch.randn(40, 96)
