@@ -275,8 +275,7 @@ KS_API ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *con
 /* What will be done: a line of totals and a line for each pass, in order. The chain's own string, as is the plan. */
 KS_API const char *ks_chain_describe(const ks_chain *chain);
 KS_API const char *ks_chain_plan(const ks_chain *chain);
-KS_API double
-ks_chain_predicted_s(const ks_chain *chain); /* NaN where a plan names ref.cpu */
+KS_API double ks_chain_predicted_s(const ks_chain *chain); /* NaN where a plan names ref.cpu */
 KS_API size_t ks_chain_workspace_bytes(const ks_chain *chain);
 
 /* ---------------------------------------------------------------------------------------------------

@@ -130,11 +130,11 @@ static void random_chain(chain_trial *t, rng *r)
 /* The roundings of a chain: each factor's sums, and one to the type after each. Float16 may underflow, too. */
 static double bound_at(const chain_trial *t, int64_t at)
 {
-    static const double rounding[] = {[KS_F32] = 0x1p-24, [KS_F16] = 0x1p-11, [KS_BF16] = 0x1p-8, [KS_F64] = 0x1p-53};
+    static const double rounding[] = {[KS_F32] = 0x1p-24, [KS_F16] = 0x1p-11, [KS_BF16] = 0x1p-8, [KS_F64] = 0x1p-52};
     const ks_type type = t->f[0].type;
     double terms = 0;
-    for (int f = 0; f < t->count; f++) terms += (double)t->f[f].c + 2;
-    const double sums = terms * (type == KS_F64 ? 0x1p-53 : 0x1p-24), roundings = t->count * rounding[type];
+    for (int f = 0; f < t->count; f++) terms += (double)t->f[f].c + 8;
+    const double sums = terms * (type == KS_F64 ? 0x1p-52 : 0x1p-24), roundings = t->count * rounding[type];
     return 1.1 * (sums + roundings) * t->magnitude[at] + (type == KS_F16 ? 1e-4 : 1e-300);
 }
 

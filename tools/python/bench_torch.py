@@ -6,7 +6,8 @@ The patterns are those of A. Gonon, L. Zheng, P. Carrivain, Q.-T. Le, "Fast Infe
 with batch 128 and GPT-2 medium with 1024 tokens, whose networks are written out here with random weights, so that nothing but
 PyTorch is needed. Of each network the whole forward pass is timed: median of --runs replays of a CUDA graph, and of plain calls,
 in float32 with TF32 off, float16 and bfloat16. `ks` are KSLinears; `ks+dense` those that KSLinear.for_inference leaves where
-a dense layer is predicted faster; `einsum` the same factors by torch.einsum."""
+a dense layer is predicted faster; `factors` the same with each factor chosen by itself instead of as a chain; `einsum` the
+factors by torch.einsum; `compiled` that through torch.compile."""
 
 import argparse
 import json
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import ksauto
-from ksauto.torch import KSLinear
+from ksauto.torch import KSLinear, matmul
 
 TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -45,6 +46,19 @@ class EinsumLinear(torch.nn.Module):
         return x + self.bias
 
 
+class FactorsLinear(EinsumLinear):
+    """The factors one after the other, each in the layer's layout."""
+
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.factors = [f.detach() for f in layer.factors]
+
+    def forward(self, x):
+        for k in reversed(self.factors):
+            x = matmul(x, k)
+        return x + self.bias
+
+
 class Maker:
     """Makes the layers of one variant of a network."""
 
@@ -55,8 +69,10 @@ class Maker:
         if self.variant == "dense" or kind not in self.patterns:
             return torch.nn.Linear(inputs, outputs, **self.options)
         layer = KSLinear(inputs, outputs, patterns=self.patterns[kind], **self.options)
-        if self.variant == "einsum":
+        if self.variant in ("einsum", "compiled"):
             return EinsumLinear(layer)
+        if self.variant == "factors":
+            return FactorsLinear(layer)
         return layer.for_inference(self.rows) if self.variant == "ks+dense" else layer
 
 
@@ -163,10 +179,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", default="layers,vit,gpt2")
     parser.add_argument("--types", default="f32,f16,bf16")
-    parser.add_argument("--variants", default="dense,ks,ks+dense,einsum")
+    parser.add_argument("--variants", default="dense,ks,ks+dense,factors,einsum")
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--small", action="store_true", help="small batches: to see that it runs")
+    parser.add_argument("--plans", action="store_true", help="print how the layers are done, with predicted times")
     parser.add_argument("--json", help="write the rows there")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -180,6 +197,8 @@ def main():
             for variant in options.variants.split(","):
                 torch.manual_seed(0)
                 model = build(Maker(variant, patterns, count, device, TYPES[dtype])).eval()
+                if variant == "compiled":
+                    model = torch.compile(model)
                 graph_s, call_s = medians(model, draw(TYPES[dtype]), options.runs)
                 kept = sum(isinstance(module, KSLinear) for module in model.modules())
                 best = call_s if graph_s is None else graph_s
@@ -190,6 +209,9 @@ def main():
                       + (f" ({best / dense:5.2f})" if dense else "")
                       + (f"  plain call {call_s * 1e3:9.3f}" if graph_s is not None else "")
                       + (f"  {kept} KSLinear" if "ks" in variant else ""), flush=True)
+                if variant == "ks" and options.plans and isinstance(model, KSLinear):
+                    layer = ksauto.context(options.device).chain(model.patterns, count, dtype)
+                    print("    " + str(layer).replace("\n", "\n    "))
                 del model
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")

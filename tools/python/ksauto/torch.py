@@ -41,26 +41,35 @@ def _allows_tf32():
     return torch.backends.cuda.matmul.allow_tf32 if precision is None else precision == "tf32"
 
 
-def _problem(x, pattern, batch, last):
-    tf32 = x.dtype == torch.float32 and x.device.type == "cuda" and _allows_tf32()
-    return problem_of(tuple(pattern), batch, _TYPES[x.dtype], "last" if last else "first", "tf32" if tf32 else "f32")
+def _math(x):
+    return "tf32" if x.dtype == torch.float32 and x.is_cuda and _allows_tf32() else "f32"
 
+
+def _problem(x, pattern, batch, last):
+    return problem_of(pattern, batch, _TYPES[x.dtype], ks.LAYOUTS[last], _math(x))
+
+
+# The checks are plain statements: they are a good part of what a small product costs.
 
 def _check_alike(x, *others):
     """One type, which is supported, and one device."""
-    torch._check(x.dtype in _TYPES, lambda: f"ksauto: {x.dtype} is not supported; valid: {', '.join(map(str, _TYPES))}")
+    if x.dtype not in _TYPES:
+        raise RuntimeError(f"ksauto: {x.dtype} is not supported; valid: {', '.join(map(str, _TYPES))}")
     for other in others:
-        torch._check(x.dtype == other.dtype, lambda: f"ksauto: tensors of two types, {x.dtype} and {other.dtype}")
-        torch._check(x.device == other.device, lambda: f"ksauto: tensors on two devices, {x.device} and {other.device}")
+        if x.dtype != other.dtype:
+            raise RuntimeError(f"ksauto: tensors of two types, {x.dtype} and {other.dtype}")
+        if x.device != other.device:
+            raise RuntimeError(f"ksauto: tensors on two devices, {x.device} and {other.device}")
 
 
 def _product_shape(shape, pattern, last):
     """What a product makes of a tensor's shape."""
-    torch._check(len(pattern) == 4, lambda: f"ksauto: weights have shape {tuple(pattern)}; valid: (a, b, c, d)")
+    if len(pattern) != 4:
+        raise RuntimeError(f"ksauto: weights have shape {tuple(pattern)}; valid: (a, b, c, d)")
     a, b, c, d = pattern
-    torch._check(len(shape) >= 1 and shape[0 if last else -1] == a * c * d,
-                 lambda: f"ksauto: the {'first' if last else 'last'} dimension of {tuple(shape)} must be {a * c * d} for the "
-                 f"pattern {tuple(pattern)}")
+    if len(shape) < 1 or shape[0 if last else -1] != a * c * d:
+        raise RuntimeError(f"ksauto: the {'first' if last else 'last'} dimension of {tuple(shape)} must be {a * c * d} for the "
+                           f"pattern {tuple(pattern)}")
     return (a * b * d, *shape[1:]) if last else (*shape[:-1], a * b * d)
 
 
@@ -97,9 +106,8 @@ def _chain(x, factors, last=False):
     batch = x.numel() // x.shape[0 if last else -1]
     if batch:
         x, blocks = x.contiguous(), [_block(k) for k in factors]
-        patterns = tuple(tuple(k.shape) for k in factors)
-        problem = _problem(x, patterns[0], batch, last)
-        chain = context(_device_of(x)).chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], ks.MATHS[problem.math])
+        patterns = tuple(k.shape for k in factors)
+        chain = context(_device_of(x)).chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], _math(x))
         chain.run(x.data_ptr(), [block.data_ptr() for block in blocks], y.data_ptr(), _stream_of(x))
     return y
 
@@ -113,7 +121,8 @@ def _new_weights(like, pattern):
 def _grad_weights_fake(x, dy, pattern, last=False):
     _check_alike(x, dy)
     made = _product_shape(x.shape, pattern, last)
-    torch._check(tuple(dy.shape) == tuple(made), lambda: f"ksauto: dy has shape {tuple(dy.shape)}; it must be {tuple(made)}")
+    if tuple(dy.shape) != tuple(made):
+        raise RuntimeError(f"ksauto: dy has shape {tuple(dy.shape)}; it must be {tuple(made)}")
     return _new_weights(x, pattern)
 
 
@@ -123,7 +132,7 @@ def _grad_weights(x, dy, pattern, last=False):
     if batch == 0:
         return dk.zero_()
     x, dy = x.contiguous(), dy.contiguous()
-    context(_device_of(x)).grad_weights(_problem(x, pattern, batch, last), x.data_ptr(), dy.data_ptr(), dk.data_ptr(),
+    context(_device_of(x)).grad_weights(_problem(x, tuple(pattern), batch, last), x.data_ptr(), dy.data_ptr(), dk.data_ptr(),
                                         _stream_of(x))
     return dk
 
@@ -249,7 +258,7 @@ class KSLinear(torch.nn.Module):
             torch.nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x):
-        factors, bias = list(self.factors), self.bias
+        factors, bias = [*self.factors._parameters.values()], self.bias  # a ParameterList looks each up by name, slowly
         if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype(x.device.type)
             x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]

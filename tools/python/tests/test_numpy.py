@@ -38,7 +38,7 @@ def defined(x, k):
     y = np.einsum("iJkl,nikl->niJl", k.astype(exact), x.astype(exact))
     size = np.einsum("iJkl,nikl->niJl", abs(k).astype(exact), abs(x).astype(exact))
     unit = ROUNDOFF[x.dtype.name]
-    return y, (k.shape[2] + 4) * min(unit, 2.0**-24) * size + 2 * unit * abs(y) + 1e-30
+    return y, (k.shape[2] + 8) * min(unit, 2.0**-24) * size + 2 * unit * abs(y) + 1e-30
 
 
 class Product(unittest.TestCase):
