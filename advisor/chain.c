@@ -9,7 +9,6 @@
 #include "backend.h"
 #include "context.h"
 #include "error.h"
-#include "memory.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -300,7 +299,6 @@ void ks_chain_close(ks_chain *chain)
 static ks_status check_arrays(ks_chain *chain, const void *x, const void *const *k, const void *y)
 {
     const ks_problem *ends = &chain->ends;
-    const ks_device *device = &chain->ctx->device;
     const int64_t size = (int64_t)ks_type_bytes(ends->type);
     const int64_t x_bytes = size * ks_x_count(ends), y_bytes = size * ks_y_count(ends);
     if (!x || !k || !y) return ks_fail(KS_ERR_ARGUMENT, "%s is NULL", !x ? "x" : !k ? "k" : "y");
@@ -311,10 +309,11 @@ static ks_status check_arrays(ks_chain *chain, const void *x, const void *const 
             return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps k[%d] (%p)", y, f, k[f]);
     }
     if (atomic_load(&chain->checked) && !chain->ctx->check_arrays) return KS_OK;
-    ks_status s = ks_memory_check(device, x, (size_t)x_bytes, "x");
+    const ks_context *ctx = chain->ctx;
+    ks_status s = ks_context_reaches(ctx, x, ks_x_count(ends), ends->type, "x");
     for (int f = 0; s == KS_OK && f < chain->count; f++)
-        s = ks_memory_check(device, k[f], (size_t)(size * ks_k_count(&chain->factors[f])), "k");
-    if (s == KS_OK) s = ks_memory_check(device, y, (size_t)y_bytes, "y");
+        s = ks_context_reaches(ctx, k[f], ks_k_count(&chain->factors[f]), ends->type, "k");
+    if (s == KS_OK) s = ks_context_reaches(ctx, y, ks_y_count(ends), ends->type, "y");
     if (s == KS_OK) atomic_store(&chain->checked, true);
     return s;
 }

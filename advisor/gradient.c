@@ -3,7 +3,6 @@
 #include "backend.h"
 #include "context.h"
 #include "error.h"
-#include "memory.h"
 
 static ks_status check_context(const ks_context *ctx)
 {
@@ -22,9 +21,7 @@ ks_status ks_grad_input(ks_context *ctx, const ks_problem *p, const void *dy, co
     const int64_t x_bytes = ks_x_count(p) * (int64_t)ks_type_bytes(p->type);
     const int64_t k_bytes = ks_k_count(p) * (int64_t)ks_type_bytes(p->type);
     if (ks_overlap(dx, x_bytes, k, k_bytes)) return ks_fail(KS_ERR_ARGUMENT, "dx (%p) overlaps k (%p)", dx, k);
-    s = ks_memory_check(&ctx->device, k, (size_t)k_bytes, "k");
-    if (s == KS_OK && (uintptr_t)k % ks_type_bytes(p->type) != 0 && ctx->device.backend != KS_CPU)
-        s = ks_fail(KS_ERR_ARGUMENT, "k (%p) is not aligned to its elements", k);
+    s = ks_context_reaches(ctx, k, ks_k_count(p), p->type, "k");
     if (s != KS_OK) return s;
     ks_problem turned = *p;
     turned.b = p->c, turned.c = p->b;
@@ -44,9 +41,9 @@ static ks_status check_arrays(const ks_context *ctx, const ks_problem *p, const 
     if (!x || !dy || !dk) return ks_fail(KS_ERR_ARGUMENT, "%s is NULL", !x ? "x" : !dy ? "dy" : "dk");
     if (ks_overlap(dk, k_bytes, x, x_bytes)) return ks_fail(KS_ERR_ARGUMENT, "dk (%p) overlaps x (%p)", dk, x);
     if (ks_overlap(dk, k_bytes, dy, y_bytes)) return ks_fail(KS_ERR_ARGUMENT, "dk (%p) overlaps dy (%p)", dk, dy);
-    ks_status s = ks_memory_check(&ctx->device, x, (size_t)x_bytes, "x");
-    if (s == KS_OK) s = ks_memory_check(&ctx->device, dy, (size_t)y_bytes, "dy");
-    return s == KS_OK ? ks_memory_check(&ctx->device, dk, (size_t)k_bytes, "dk") : s;
+    ks_status s = ks_context_reaches(ctx, x, ks_x_count(p), p->type, "x");
+    if (s == KS_OK) s = ks_context_reaches(ctx, dy, ks_y_count(p), p->type, "dy");
+    return s == KS_OK ? ks_context_reaches(ctx, dk, ks_k_count(p), p->type, "dk") : s;
 }
 
 ks_status ks_grad_weights(ks_context *ctx, const ks_problem *p, const void *x, const void *dy, void *dk, void *stream)

@@ -121,6 +121,14 @@ static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
     return least;
 }
 
+ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t count, ks_type type, const char *name)
+{
+    const size_t size = ks_type_bytes(type);
+    if (ctx->device.backend != KS_CPU && (uintptr_t)array % size != 0)
+        return ks_fail(KS_ERR_ARGUMENT, "%s (%p) is not aligned to its elements of %zu bytes", name, array, size);
+    return ks_memory_check(&ctx->device, array, size * (size_t)count, name);
+}
+
 ks_status ks_context_run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
     ks_status s = run(ctx, p, kernel, args);

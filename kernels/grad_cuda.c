@@ -3,8 +3,8 @@
  * Each of the a*d blocks of dK is a product of dY's block (b x batch) and X's (batch x c). In batch-last, and in batch-first
  * where d = 1, both are matrices as they lie, of a long leading dimension; else permute_cuda.cu brings them together as for
  * bmm.cuda.permute. A strided-batched call walks the blocks at one step, so in batch-last there are as many calls as the
- * smaller of a and d. What cuBLAS does not do is to cut the sum over the batch of a batched product: where blocks are few and
- * small, only part of the GPU works. */
+ * smaller of a and d. cuBLAS cuts the sum over the batch among multiprocessors in single products only, so few blocks go one by
+ * one. */
 #include "grad.h"
 #include "cublas.h"
 #include "cuda.h"
@@ -12,9 +12,8 @@
 #include "permute.h"
 #include "sizes.h"
 
-enum {
-    PIECE = 1 << 24
-}; /* of the batch, and of the count of products: far above any wave, below what 32 bits reach */
+/* PIECE of the batch, and of the count of products: far above any wave, below what 32 bits reach. */
+enum { PIECE = 1 << 24, ONE_BY_ONE_MOST = 4 };
 
 /* How the blocks of an array lie: block (i, l) begins at i * i_step + l * l_step, its rows or samples are ld apart; and the
  * step from one piece of the batch to the next is n_step a sample. */
@@ -57,6 +56,7 @@ static ks_status multiply(const ks_problem *p, void *handle, const view *x, cons
     const bool one_step = p->a == 1 || p->d == 1 || permutes(p);
     const bool along_l = p->d > 1 && (one_step || p->d >= p->a);
     const int64_t calls = one_step ? 1 : ks_min(p->a, p->d), count = p->a * p->d / calls;
+    const int64_t piece = p->a * p->d <= ONE_BY_ONE_MOST ? 1 : PIECE;
     ks_cublas_gemm gemm = {.type = p->type,
                            .math = p->math,
                            .at = samples_are_rows,
@@ -72,11 +72,11 @@ static ks_status multiply(const ks_problem *p, void *handle, const view *x, cons
     gemm.b_step = along_l ? x->l_step : x->i_step;
     gemm.c_step = along_l ? block : p->d * block;
     for (int64_t call = 0; call < calls; call++)
-        for (int64_t done = 0; done < count; done += PIECE) {
+        for (int64_t done = 0; done < count; done += piece) {
             const int64_t dy_at = call * (along_l ? dy->i_step : dy->l_step) + done * gemm.a_step + n0 * dy->n_step;
             const int64_t x_at = call * (along_l ? x->i_step : x->l_step) + done * gemm.b_step + n0 * x->n_step;
             const int64_t dk_at = call * (along_l ? p->d * block : block) + done * gemm.c_step;
-            gemm.count = ks_min(count - done, PIECE);
+            gemm.count = ks_min(count - done, piece);
             const ks_status s =
                 ks_cublas_strided(handle, &gemm, dy->array + dy_at * size, x->array + x_at * size, dk + dk_at * size);
             if (s != KS_OK) return s;
@@ -84,21 +84,11 @@ static ks_status multiply(const ks_problem *p, void *handle, const view *x, cons
     return KS_OK;
 }
 
-static ks_status aligned(const ks_problem *p, const void *array, const char *name)
-{
-    const size_t size = ks_type_bytes(p->type);
-    if ((uintptr_t)array % size == 0) return KS_OK;
-    return ks_fail(KS_ERR_ARGUMENT, "%s (%p) is not aligned to its elements of %zu bytes", name, array, size);
-}
-
 ks_status ks_cuda_grad_weights(const ks_problem *p, const ks_grad_args *args)
 {
     int previous;
     void *handle = NULL;
-    ks_status s = aligned(p, args->x, "x");
-    if (s == KS_OK) s = aligned(p, args->dy, "dy");
-    if (s == KS_OK) s = aligned(p, args->dk, "dk");
-    if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
+    ks_status s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     char *own = (char *)round_up((uintptr_t)args->workspace);
     view x = view_of(p, args->x, p->c), dy = view_of(p, args->dy, p->b);
@@ -123,6 +113,9 @@ ks_status ks_cuda_transpose(const ks_device *device, ks_type type, int64_t count
                             const void *from, void *to, void *stream)
 {
     const bool one = count == 1;
+    if (((uintptr_t)from | (uintptr_t)to) % ks_type_bytes(type))
+        return ks_fail(KS_ERR_ARGUMENT, "%p or %p is not aligned to its elements of %zu bytes", from, to,
+                       ks_type_bytes(type));
     const ks_problem p = {.a = count, .b = 1, .c = 1, .d = columns, .batch = one ? rows : 1, .type = type};
     int previous;
     ks_status s = ks_cuda_enter(device, &previous);
