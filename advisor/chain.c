@@ -84,14 +84,16 @@ static double turn_s(const ks_context *ctx, const ks_problem *p, int64_t feature
     return must_turn(p, features) ? launch_s + 2 * bytes / ctx->device.copy_bytes_per_s : 0;
 }
 
-/* The kernel for a product, if *kernel is NULL; and its predicted time, NaN for one that is in no choice. */
-static ks_status price(ks_context *ctx, const ks_problem *p, const ks_kernel **kernel, double *time_s)
+/* The kernel for a product, if *kernel is NULL; and its predicted time, NaN for one that is in no choice. What is only thought
+ * about here enters no memo, and KSAUTO_EXPLAIN does not tell of it. */
+static ks_status price(const ks_context *ctx, const ks_problem *p, const ks_kernel **kernel, double *time_s)
 {
     ks_prediction predicted[KS_MAX_KERNELS];
     bool measured;
-    if (!*kernel) *kernel = ks_context_choose(ctx, p);
-    if (!*kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
     const int count = ks_context_predict(ctx, p, false, predicted, &measured);
+    if (count == 0) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
+    if (!*kernel) *kernel = ks_context_recall(ctx, p);
+    if (!*kernel) *kernel = predicted[ks_prediction_best(predicted, count)].kernel;
     *time_s = NAN;
     for (int q = 0; q < count; q++)
         if (predicted[q].kernel == *kernel) *time_s = exp(predicted[q].log_time);

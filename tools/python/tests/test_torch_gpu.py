@@ -107,8 +107,7 @@ class Layer(unittest.TestCase):
 
     def test_current_stream(self):
         """On a stream that waits: a product queued elsewhere would be done before its input is."""
-        made, want = layer(), None
-        x = torch.randn(4096, 96, device=GPU)
+        made, x = layer(), torch.randn(4096, 96, device=GPU)
         with torch.no_grad():
             want = made(x)
             torch.cuda.synchronize()
