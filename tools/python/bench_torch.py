@@ -28,7 +28,7 @@ TYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 # As products W = K_1 K_2, the last applied first.
 VIT = {"attention": [(1, 192, 48, 2), (2, 48, 192, 1)], "up": [(1, 768, 192, 2), (6, 64, 64, 1)],
        "down": [(1, 128, 128, 3), (6, 64, 256, 1)]}
-GPT2 = {"down": [(1, 64, 256, 16), (64, 64, 64, 1)], "down2": [(1, 64, 64, 16), (16, 64, 256, 1)]}
+GPT2 = {"down 1": [(1, 64, 256, 16), (64, 64, 64, 1)], "down 2": [(1, 64, 64, 16), (16, 64, 256, 1)]}
 
 
 class EinsumLinear(torch.nn.Module):
@@ -170,8 +170,8 @@ def cases(what, device, small):
     if "vit" in what:
         yield ("ViT-S/16", VIT, images * 197, ViT,
                lambda dtype: torch.randn(images, 3, 224, 224, device=device, dtype=dtype))
-    if "gpt2" in what:
-        yield ("GPT-2 medium", {"down": GPT2["down"]}, tokens, lambda make: GPT(make, tokens),
+    for number, down in enumerate(GPT2.values() if "gpt2" in what else (), 1):
+        yield (f"GPT-2 medium {number}", {"down": down}, tokens, lambda make: GPT(make, tokens),
                lambda dtype: torch.randint(50257, (1, tokens), device=device))
 
 
@@ -205,7 +205,7 @@ def main():
                 dense = best if variant == "dense" else dense
                 row = {"what": what, "dtype": dtype, "variant": variant, "graph_s": graph_s, "call_s": call_s, "ks_layers": kept}
                 rows.append(row)
-                print(f"{what:14} {dtype:5} {variant:9} {best * 1e3:9.3f}"
+                print(f"{what:15} {dtype:5} {variant:9} {best * 1e3:9.3f}"
                       + (f" ({best / dense:5.2f})" if dense else "")
                       + (f"  plain call {call_s * 1e3:9.3f}" if graph_s is not None else "")
                       + (f"  {kept} KSLinear" if "ks" in variant else ""), flush=True)

@@ -271,7 +271,7 @@ def context(device="cpu"):
     return found
 
 
-_default = context
+_default = context  # for who has a parameter of that name
 
 
 def matmul(x, k, pattern=None, layout="first", weights="block", path="auto", out=None):
