@@ -123,13 +123,14 @@ def _declare(library):
 
 
 def _built_here():
-    """Libraries of the checkout around this file, the newest first; none where the package is installed elsewhere."""
+    """Libraries of the checkout around this file, the newest first, built by quickstart.sh or a preset without sanitizers; none
+    where the package is installed elsewhere."""
     folders = pathlib.Path(__file__).resolve().parents
     if len(folders) < 4 or not (folders[3] / "advisor" / "ksauto.h").exists():
         return []
-    root = folders[3]
-    found = [*root.glob("build/" + SONAME), *root.glob("build/*/" + SONAME)]
-    return [str(path) for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+    named = [folders[3] / "build" / name / SONAME for name in ("quickstart", "release", "clang", "cuda")]
+    found = sorted((path for path in named if path.exists()), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [str(path) for path in found]
 
 
 def _open():
