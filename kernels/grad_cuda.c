@@ -7,7 +7,7 @@
  * one. */
 #include "grad.h"
 #include "cublas.h"
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "permute.h"
 #include "sizes.h"
