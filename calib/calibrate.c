@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, AIMED_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
+enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
 
@@ -104,7 +104,7 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
         }
         ks_problem p;
         ks_design_spread(design, &p);
-        if (s == KS_OK && *model && turn % AIMED_EVERY == 0) {
+        if (s == KS_OK && *model && turn % KS_DESIGN_AIMED_EVERY == 0) {
             double mean;
             ks_design_next(design, *model, &p, &mean);
             r->expected_regret = isnan(r->expected_regret) ? mean : 0.8 * r->expected_regret + 0.2 * mean;

@@ -85,14 +85,28 @@ const ks_kernel *ks_model_kernel_of(const ks_model *model, int q);
  * the nearest end counts. */
 bool ks_model_supports(const ks_model *model, int q, const ks_problem *problem, const ks_device *device);
 
+/* What the model knows of the kernel: its index, or -1 if it does not know it, or knows it in another version, or by terms that
+ * this build lacks. model may be NULL. */
+int ks_model_find(const ks_model *model, const ks_kernel *kernel);
+
 /* Fills in a stand-in row; name must outlive it. Its cost terms are generic. */
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
 bool ks_kernel_is_foreign(const ks_kernel *row);
 
-/* Predicts `count` kernels; a kernel that the model does not know, or knows in another version, or by terms that this build
- * lacks, gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
+/* Predicts `count` kernels; a kernel that ks_model_find does not find gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
 void ks_model_predict(const ks_model *model, const ks_device *device, const ks_problem *problem,
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
+
+/* A model holds what it was fitted to. The problem of one of its points (logarithms of sizes are kept to seven digits: enough for
+ * sizes up to 10^5); what was measured of kernel q there, NaN if nothing was; and how alike kernel q takes that point and
+ * another problem to be: the correlation of their residuals, 0 to 1. The device is the one that the model was fitted to. */
+ks_problem ks_model_point(const ks_model *model, int point);
+double ks_model_point_value(const ks_model *model, int q, int point, const ks_device *device);
+double ks_model_likeness(const ks_model *model, int q, int point, const ks_problem *problem, const ks_device *device);
+
+/* The costs of the model's kernel q for a problem, on its own terms or on the generic ones, as the model has it. */
+void ks_model_terms(const ks_model *model, int q, const ks_problem *problem, const ks_device *device,
+                    double terms[KS_NTERMS]);
 
 /* Index of the smallest predicted time; ties (inside KS_TIE) go to the kernel that comes first in the table. */
 int ks_prediction_best(const ks_prediction *predictions, int count);

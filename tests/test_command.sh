@@ -111,7 +111,8 @@ misuse unexpected more -- calibrate more
 expect 0 advise 6,64,64,1 --batch 128; quiet
 said "x best" "80 %" "P(fused faster)" "expected regret" source roofline dense fused bmm
 head -n 1 out | grep -Eq '^(fused|bmm): (fused|bmm)[.]' || fail "$last: the answer does not stand first"
-expect 0 advise 6,64,64,1 --batch 128 --explain; said "Why:"
+expect 0 advise 6,64,64,1 --batch 128 --explain; said "Why:" "time goes into" "for doing"
+[ "$(sed -n '/^Why:/,$p' out | awk '{ if (length > n) n = length } END { print n }')" -le 80 ] || fail "$last: over 80 columns"
 expect 0 --json advise 6,64,64,3 --batch 128 --dtype f16 --layout last; quiet; json
 holds '.schema_version == 1 and .problem == {a:6,b:64,c:64,d:3,batch:128,dtype:"f16",layout:"last",math:"f32"}'
 holds '(.device|type=="string") and (.path=="fused" or .path=="bmm") and (.source|type=="string")'
@@ -120,6 +121,9 @@ holds '[.candidates[] | .time_s > 0 and .time_lo_s <= .time_s and .time_s <= .ti
 holds '[.candidates[].time_s] | . == sort'
 holds '.p_fused_faster >= 0 and .p_fused_faster <= 1 and .expected_regret >= 0 and .roofline_s > 0'
 expect 0 advise --json 2,3,5,7 --bat 11 --explain; json; holds '.explain.reasons | length > 0' # abbreviated, --json after
+holds '(.explain.why|length > 0) and (.explain.neighbours|type=="array") and ([.explain.costs[].kernel] == [.candidates[].kernel])'
+holds '[.explain.costs[] | .launches_s + .bytes_s + .flops_s + .elements_s + .tiles_s] as $sums |
+    [range($sums|length) as $i | ($sums[$i] / .candidates[$i].time_s - 1) | fabs < 1e-6] | all'
 for type in f32 f16 bf16 f64; do
     for layout in first last; do expect 0 advise 3,5,7,2 --batch 13 --dtype $type --layout $layout --json; json; done
 done
