@@ -177,7 +177,9 @@ KS_API ks_status ks_open(ks_context **ctx, const ks_options *options);
  * done. */
 KS_API void ks_close(ks_context *ctx);
 
-/* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). */
+/* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). With KS_OK *why is "", or says
+ * that something has changed since the store's models were made (a driver, a BLAS, a kernel's version): ks_calibrate then
+ * measures a few problems again and decides what the rest is still worth. */
 KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
 
 /* ---------------------------------------------------------------------------------------------------
@@ -338,7 +340,7 @@ typedef struct ks_measurement {
 } ks_measurement;
 
 typedef struct ks_progress {
-    const char *phase; /* "rates", "measure", "fit", "accept" */
+    const char *phase; /* "rates", "canaries", "measure", "fit", "accept" */
     int measured;      /* problems measured in this run */
     int stored;        /* problems the store holds for this device and type */
     double elapsed_s, left_s;
@@ -377,6 +379,10 @@ typedef struct ks_calibrate_report {
     char device[KS_DEVICE_BYTES];
     double elapsed_s, copy_bytes_per_s, gemm_flops_per_s[KS_NTYPES];
     int measured;
+    /* Where a driver, a BLAS or a kernel is of another version than when the stored rows were measured: how many problems were
+     * measured again, and for how many kernels (of each type and layout) the rows were found to be as good as new, to be off
+     * by one factor, and of no use any more. */
+    int canaries, kept, rescaled, set_aside;
     int count; /* of entries below */
     ks_acceptance acceptance[KS_NTYPES * KS_NLAYOUTS];
 } ks_calibrate_report;

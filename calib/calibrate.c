@@ -8,8 +8,11 @@
  * store the model; judge it on fresh problems; fit once more with those. (With three in four, a model fitted to as many of
  * the problems drawn at random for its judgement chose better: mean regret 4.2 against 4.5 % on GPUs, 4.9 against 7.4 % on
  * a CPU. What is uncertain and quick is much alike, and says little of the rest.)
+ * Before that, where a driver, a BLAS or a kernel is of another version than when the stored rows were measured, a few of their
+ * problems are measured again, which tells what the rows are still worth (canaries.h).
  * Every measurement is in the store as soon as it is made, so a run that is killed has lost nothing but the one under
  * way, and the next run starts from what is there. */
+#include "canaries.h"
 #include "design.h"
 #include "error.h"
 #include "measure.h"
@@ -35,6 +38,9 @@ typedef struct run {
     double fit_s;          /* the longest that a fit has taken: to be kept in hand */
     ks_rows rows;          /* of the type and layout at hand */
     ks_origin origin;      /* of the type and layout at hand: a known device to start from */
+    ks_standing standing;  /* of the type and layout at hand: what older rows are worth */
+    char environment[KS_ENVIRONMENT_BYTES],
+        stored_environment[KS_ENVIRONMENT_BYTES]; /* now, and as the store had it */
     double expected_regret;
     int problems; /* of the type and layout at hand, those from the store included */
 } run;
@@ -152,9 +158,35 @@ static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search
     ks_refit_result result;
     const double start = ks_now_s();
     ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search_steps, model, &result);
+    if (s == KS_OK) (*model)->standing = r->standing;
     if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
     r->fit_s = fmax(r->fit_s, ks_now_s() - start);
     return s;
+}
+
+static ks_status measure_canary(void *user, const ks_problem *p)
+{
+    return measure_one(user, p, &(ks_measure_limits){.min_samples = 5, .max_samples = 15}, "canaries");
+}
+
+/* What was measured under other versions than these is asked about anew. */
+static ks_status look_back(run *r, ks_type type, ks_layout layout)
+{
+    ks_status s = ks_standing_find(r->store, r->device.name, type, layout, &r->standing);
+    if (s != KS_OK) return s;
+    const char *before = *r->standing.environment ? r->standing.environment : r->stored_environment;
+    ks_canaries c = {.device = &r->device,
+                     .type = type,
+                     .layout = layout,
+                     .changed = *before && strcmp(before, r->environment) != 0,
+                     .measure = measure_canary,
+                     .user = r};
+    s = ks_canaries_run(&c, &r->rows, &r->standing);
+    if (s != KS_OK) return s;
+    memcpy(r->standing.environment, r->environment, sizeof r->environment);
+    r->report->canaries += c.problems, r->report->kept += c.verdicts[KS_KEEP];
+    r->report->rescaled += c.verdicts[KS_RESCALE], r->report->set_aside += c.verdicts[KS_REFIT];
+    return KS_OK;
 }
 
 static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t *random)
@@ -167,8 +199,8 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     ks_model *model = NULL;
     ks_cases before;
     r->rows.count = 0, r->problems = 0, r->expected_regret = NAN;
-    ks_status s = ks_store_each(r->store, &filter, ks_rows_add, &r->rows);
-    if (s == KS_OK) s = ks_rows_status(&r->rows);
+    ks_status s = ks_rows_read(r->store, &filter, &r->rows);
+    if (s == KS_OK) s = look_back(r, type, layout);
     if (s == KS_OK) s = ks_refit_cases(&r->rows, &r->device, type, layout, KS_TIME, &before);
     if (s != KS_OK) return s;
     r->problems = before.count;
@@ -200,8 +232,10 @@ done:
 static ks_status prepare_device(run *r)
 {
     ks_device stored;
-    if (ks_store_get_device(r->store, r->device.name, &stored) == KS_OK && stored.copy_bytes_per_s > 0 &&
-        stored.gemm_flops_per_s[KS_F32] > 0) {
+    const bool known = ks_store_get_device(r->store, r->device.name, &stored) == KS_OK;
+    if (known) ks_environment(&stored, r->stored_environment);
+    ks_environment(&r->device, r->environment);
+    if (known && stored.copy_bytes_per_s > 0 && stored.gemm_flops_per_s[KS_F32] > 0) {
         r->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(r->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }

@@ -37,14 +37,32 @@ typedef struct ks_model_kernel {
     int factor_size;
 } ks_model_kernel;
 
+/* What a model makes of measurements that were taken before something changed (standing.h). */
+typedef struct ks_adjustment {
+    char kernel[KS_NAME_BYTES];
+    unsigned version, becomes; /* rows of this version count as that one's, */
+    double before_s;           /* if they were measured before this moment, */
+    double factor;             /* as so many times what they say; 0: they are set aside */
+} ks_adjustment;
+
+enum { KS_ADJUSTMENTS = 4 * KS_MODEL_KERNELS, KS_ENVIRONMENT_BYTES = 240 };
+
+typedef struct ks_standing {
+    char environment
+        [KS_ENVIRONMENT_BYTES]; /* driver, run-time library and BLAS that the measurements stand for; "": unknown */
+    int count;
+    ks_adjustment items[KS_ADJUSTMENTS]; /* to be applied in this order */
+} ks_standing;
+
 typedef struct ks_model {
     ks_type type;
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
-    int borrowed;                                /* the last so many points come from another device, */
-    float apart;                                 /* this squared distance away */
-    double caution;                              /* factor of all deviations, found by cross-validation */
+    int borrowed;   /* the last so many points come from another device, */
+    float apart;    /* this squared distance away */
+    double caution; /* factor of all deviations, found by cross-validation */
+    ks_standing standing;
     float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
     ks_model_kernel kernel[KS_MODEL_KERNELS];

@@ -8,6 +8,7 @@
 #include "refit.h"
 #include "report.h"
 #include "seeds.h"
+#include "standing.h"
 #include "validate.h"
 #include <stdlib.h>
 #include <string.h>
@@ -250,8 +251,7 @@ static ks_status read_rows(job *j, const char *file, ks_csv_format format, ks_ro
     }
     const bool here = j->device && ks_device_find(j->device, &device) == KS_OK;
     const ks_store_filter filter = {.device = here ? device.name : j->device, .usable = true};
-    const ks_status s = ks_store_each(j->store, &filter, ks_rows_add, rows);
-    return s == KS_OK ? ks_rows_status(rows) : s;
+    return ks_rows_read(j->store, &filter, rows);
 }
 
 int cmd_evaluate(cli *c, int argc, char **argv)
