@@ -6,9 +6,8 @@
 
 typedef struct ks_design ks_design;
 
-/* How many candidates are compared to aim at one, and how many problems are measured for one that is aimed at: the others fill
- * the space. */
-enum { KS_DESIGN_CANDIDATES = 40, KS_DESIGN_AIMED_EVERY = 4 };
+/* How many points of the space-filling sequence are compared to take one. */
+enum { KS_DESIGN_CANDIDATES = 8 };
 
 /* The types to measure where none is named, as bits: F32, and on a GPU all others that are tuned. */
 unsigned ks_design_types(const ks_device *device);

@@ -179,7 +179,7 @@ static ks_status run(pool *p, const ks_device *device, ks_plan plan, const ks_re
     int fitted_at = 0, searched_at = 0, next = 0;
     ks_model *model = NULL;
     ks_status s = KS_OK;
-    for (int turn = 0; s == KS_OK && next < options->count && p->count > 0; turn++) {
+    while (s == KS_OK && next < options->count && p->count > 0) {
         const int n = p->measured.count;
         if (plan == KS_PLAN_REGRET && n >= first && n > fitted_at + (fitted_at + (lent ? KS_FIT_BORROWED : 0)) / 8) {
             const bool search = n > 2 * searched_at;
@@ -190,7 +190,7 @@ static ks_status run(pool *p, const ks_device *device, ks_plan plan, const ks_re
         if (s != KS_OK) break;
         if (plan == KS_PLAN_RANDOM)
             measure(p, chance(p));
-        else if (plan == KS_PLAN_REGRET && model && turn % KS_DESIGN_AIMED_EVERY == 0)
+        else if (plan == KS_PLAN_REGRET && model)
             measure(p, aim(p, model, device));
         else
             measure(p, spread(p));
