@@ -280,6 +280,24 @@ expect 1 --db split.db evaluate --cv 3; says "too few"
 misuse --cv --train -- $split --cv 3 --train 3
 misuse --cv 2 -- $split --cv 1
 misuse --learners --cv -- $split --learners
+# Replays of calibrations, on a table of times
+{
+    echo "a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,samples"
+    for b in 8 16 32 64 128 256; do
+        for batch in 1 10 100 1000 10000 100000; do
+            echo "1,$b,8,4,$batch,f32,first,Bare,x.kernel,fused,$((1000 + b))e-6,5"
+            echo "1,$b,8,4,$batch,f32,first,Bare,y.bmm,bmm,$((1100 + batch / 1000))e-6,5"
+        done
+    done
+} >times.csv
+expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2; quiet; said seconds regret fill random
+expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2 --json; json
+holds '.configs[0] | .draws == 2 and ([.budgets[0, 1] | .regret, .fill, .random | .measured > 0 and .regret.problems > 0] | all)'
+holds '.configs[0].budgets[2] == {seconds: 1e6}'
+misuse --replay rising -- evaluate --csv times.csv --replay 2,1
+misuse --replay rising -- evaluate --csv times.csv --replay 1,
+misuse --replay --cv -- evaluate --csv times.csv --replay 1 --cv 3
+misuse --replay energy -- $split --replay 1
 misuse --csv --cv -- evaluate
 [ ! -e none.db ] || fail "evaluate --cv: made a store"
 
@@ -365,6 +383,23 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     [ $got = 1 ] || fail "$last: exit $got, not 1"
     says interrupted cal.db "goes on"
     expect 0 --db cal.db db check
+    # Another BLAS, as far as OpenBLAS can play one: what has changed is told, and a few problems are measured again.
+    expect 0 --db cal.db db info --json; json; quiet; holds '.stale == []'
+    expect 0 devices --json; before=$(grep '"blas"' out | head -n 1)
+    OPENBLAS_CORETYPE=Haswell
+    export OPENBLAS_CORETYPE
+    expect 0 devices --json
+    if [ "$(grep '"blas"' out | head -n 1)" != "$before" ]; then
+        expect 0 --db cal.db db info --json; json; quiet; holds '.stale | length == 2'
+        expect 0 --db cal.db db check; says "was measured under"
+        expect 0 --db cal.db advise 1,2,3,4 --batch 5; says "was measured under"
+        expect 0 --db cal.db calibrate --budget 2s --layout first --json; json
+        holds '.canaries >= 12 and .kept + .rescaled + .set_aside >= 2'
+        expect 0 --db cal.db db info --json; json; holds '.stale | length == 1'
+    fi
+    unset OPENBLAS_CORETYPE
+    expect 0 --db cal.db calibrate --budget 2s --layout first
+    expect 0 --db cal.db db info --json; json; holds '.stale == []'
     expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none
     misuse --device nosuch -- --db cal.db calibrate --device nosuch --budget 1s
 

@@ -287,6 +287,8 @@ int cmd_evaluate(cli *c, int argc, char **argv)
     if (file && (code = cli_readable("evaluate", "--csv", file)) != CLI_GO_ON) return code;
     if ((folds != 0) + (train != 0) + (budgets != NULL) > 1)
         return cli_misuse("evaluate", "--cv, --train and --replay exclude each other");
+    if (budgets && j.objective == KS_ENERGY)
+        return cli_misuse("evaluate", "--replay has no energy: what it counts are the seconds of measuring");
     if (budgets && (code = cli_replay_parse("evaluate", budgets, &j.replay)) != CLI_GO_ON) return code;
     if (folds == 1 || folds > MOST_FOLDS) return cli_misuse("evaluate", "--cv must be from 2 to %d", MOST_FOLDS);
     if (draws > MOST_DRAWS) return cli_misuse("evaluate", "--draws must be from 1 to %d", MOST_DRAWS);
