@@ -290,12 +290,12 @@ typedef struct ks_part {
 typedef struct ks_cost {
     ks_part launches; /* starts of kernels, or of the team of threads */
     ks_part bytes;    /* to and from memory */
-    ks_part flops;    /* padded tiles, idle units and slower arithmetic included; less than the problem's: counted otherwise */
+    ks_part flops;    /* padding, idle units and slower arithmetic included; below the problem's: counted otherwise */
     ks_part elements; /* put in another order, or converted, on the chip */
     ks_part tiles;    /* tiles or GEMM calls of the busiest unit */
-    double nearby;    /* what measurements nearby make of the sum of the costs: 1.2 means 20 % more than the costs say */
+    double nearby;    /* what measurements nearby make of the sum of the costs: 1.2 is 20 % more */
     bool fitted;      /* the costs were, and are not assumed */
-    bool own;         /* the amounts are this kernel's; false: this build lacks it, and they are those of the problem */
+    bool own;         /* the amounts are the kernel's; false: this build lacks it, and they are the problem's */
 } ks_cost;
 
 enum { KS_MAX_NEIGHBOURS = 4 };
