@@ -52,30 +52,34 @@ static const ks_device *home_of(const ks_context *ctx, const char *name, ks_devi
     return device;
 }
 
-/* Mean over the candidates that were measured there; 0 without any. */
-static double likeness_of(const ks_model *m, int point, const ks_problem *p, const ks_device *device,
-                          const int *known, int count)
+/* How alike each point is: mean over the candidates that were measured there; 0 without any. */
+static void find_likeness(const ks_model *m, const ks_problem *p, const ks_device *device, const int *known,
+                          int count, double likeness[KS_MODEL_POINTS])
 {
-    double sum = 0;
-    int measured = 0;
-    for (int i = 0; i < count; i++) {
-        if (known[i] < 0 || !m->kernel[known[i]].measured[point]) continue;
-        sum += ks_model_likeness(m, known[i], point, p, device);
-        measured++;
+    float one[KS_MODEL_POINTS];
+    int measured[KS_MODEL_POINTS] = {0};
+    for (int i = 0; i < m->points; i++) likeness[i] = 0;
+    for (int k = 0; k < count; k++) {
+        if (known[k] < 0) continue;
+        ks_model_likeness(m, known[k], p, device, one);
+        for (int i = 0; i < m->points; i++)
+            if (m->kernel[known[k]].measured[i]) likeness[i] += (double)one[i], measured[i]++;
     }
-    return measured ? sum / measured : 0;
+    for (int i = 0; i < m->points; i++)
+        if (measured[i]) likeness[i] /= measured[i];
 }
 
 static void find_neighbours(const ks_context *ctx, const ks_model *m, const char *home, ks_explanation *e)
 {
-    double best[KS_MAX_NEIGHBOURS];
+    double best[KS_MAX_NEIGHBOURS], all[KS_MODEL_POINTS];
     int point[KS_MAX_NEIGHBOURS], known[KS_MAX_CANDIDATES], count = 0;
     const ks_advice *a = &e->advice;
     ks_device other;
     const ks_device *device = home_of(ctx, home, &other);
     for (int i = 0; i < a->candidate_count; i++) known[i] = ks_model_find(m, row_of(m, a->candidates[i].kernel));
+    find_likeness(m, &a->problem, device, known, a->candidate_count, all);
     for (int i = 0; i < m->points; i++) {
-        const double likeness = likeness_of(m, i, &a->problem, device, known, a->candidate_count);
+        const double likeness = all[i];
         int at = count < KS_MAX_NEIGHBOURS ? count++ : KS_MAX_NEIGHBOURS;
         for (; at > 0 && likeness > best[at - 1]; at--)
             if (at < KS_MAX_NEIGHBOURS) best[at] = best[at - 1], point[at] = point[at - 1];

@@ -302,19 +302,18 @@ double ks_model_point_value(const ks_model *m, int q, int point, const ks_device
     return ks_cost_s(k->cost, terms) * exp((double)dot_f32(k->alpha, correlation, m->points) + noise);
 }
 
-double ks_model_likeness(const ks_model *m, int q, int point, const ks_problem *p, const ks_device *device)
+void ks_model_likeness(const ks_model *m, int q, const ks_problem *p, const ks_device *device,
+                       float likeness[KS_MODEL_POINTS])
 {
-    const ks_model_kernel *k = &m->kernel[q];
-    float place[KS_MODEL_DIMS], own[KS_MODEL_OWN];
+    float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS];
     double terms[KS_NTERMS];
-    float sum = point >= m->points - m->borrowed ? m->apart : 0;
     ks_model_features(p, place);
     ks_model_terms(m, q, p, device, terms);
-    ks_model_own_features(k->cost, terms, own);
-    for (int d = 0; d < KS_MODEL_DIMS; d++) sum += powf(m->input[d][point] - place[d] / m->length[d], 2);
-    for (int t = 0; t < KS_MODEL_OWN; t++) sum += powf(k->own[t][point] - own[t] / m->length[KS_MODEL_DIMS + t], 2);
-    const float r = sqrtf(3 * sum);
-    return (double)((1 + r) * exp_minus(r));
+    ks_model_own_features(m->kernel[q].cost, terms, own);
+    for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] /= m->length[d];
+    for (int t = 0; t < KS_MODEL_OWN; t++) own[t] /= m->length[KS_MODEL_DIMS + t];
+    distances(m, place, false, shared);
+    correlations(&m->kernel[q], m->points, shared, own, likeness);
 }
 
 int ks_prediction_best(const ks_prediction *p, int count)

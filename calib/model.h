@@ -116,11 +116,12 @@ void ks_model_predict(const ks_model *model, const ks_device *device, const ks_p
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
 
 /* A model holds what it was fitted to. The problem of one of its points (logarithms of sizes are kept to seven digits: enough for
- * sizes up to 10^5); what was measured of kernel q there, NaN if nothing was; and how alike kernel q takes that point and
- * another problem to be: the correlation of their residuals, 0 to 1. The device is the one that the model was fitted to. */
+ * sizes up to 10^5); what was measured of kernel q there, NaN if nothing was; and how alike kernel q takes each
+ * point and another problem to be: the correlation of their residuals, 0 to 1. The device is the one that the model was fitted to. */
 ks_problem ks_model_point(const ks_model *model, int point);
 double ks_model_point_value(const ks_model *model, int q, int point, const ks_device *device);
-double ks_model_likeness(const ks_model *model, int q, int point, const ks_problem *problem, const ks_device *device);
+void ks_model_likeness(const ks_model *model, int q, const ks_problem *problem, const ks_device *device,
+                       float likeness[KS_MODEL_POINTS]);
 
 /* The costs of the model's kernel q for a problem, on its own terms or on the generic ones, as the model has it. */
 void ks_model_terms(const ks_model *model, int q, const ks_problem *problem, const ks_device *device,
