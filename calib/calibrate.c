@@ -165,7 +165,7 @@ static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search
 
 static ks_status measure_canary(void *user, const ks_problem *p)
 {
-    return measure_one(user, p, &(ks_measure_limits){.min_samples = 5, .max_samples = 15}, "canaries");
+    return measure_one(user, p, &(ks_measure_limits){.min_samples = 5, .max_samples = 15, .max_s = 0.1}, "canaries");
 }
 
 /* What was measured under other versions than these is asked about anew. */

@@ -99,11 +99,12 @@ static int take(const ks_case **sorted, int count, int column, int wanted, const
     return taken;
 }
 
-/* Cases spread over the sizes, and more for kernels that too few of these are of; returns how many. */
+/* Cases spread over the sizes, and more for kernels that too few of these are of; returns how many, -1 if out of
+ * memory. */
 static int choose(const ks_cases *cases, const suspect *suspects, int count, const ks_case *out[MOST])
 {
     const ks_case **sorted = malloc(((size_t)cases->count + 1) * sizeof *sorted);
-    if (!sorted) return 0;
+    if (!sorted) return -1;
     for (int i = 0; i < cases->count; i++) sorted[i] = &cases->items[i];
     qsort(sorted, (size_t)cases->count, sizeof *sorted, compare_cases);
     int taken = take(sorted, cases->count, -1, CANARIES, out);
@@ -148,6 +149,7 @@ ks_status ks_canaries_run(ks_canaries *c, ks_rows *rows, ks_standing *standing)
     ks_status s = cases_before(c, rows, suspects, count, &cases);
     if (s != KS_OK) return s;
     const int canaries = choose(&cases, suspects, count, chosen);
+    if (canaries < 0) s = ks_fail(KS_ERR_MEMORY, "out of memory for %d problems", cases.count);
     for (int i = 0; s == KS_OK && i < canaries; i++) {
         const size_t first = rows->count;
         s = c->measure(c->user, &chosen[i]->problem);
@@ -169,7 +171,7 @@ ks_status ks_canaries_run(ks_canaries *c, ks_rows *rows, ks_standing *standing)
         strcpy(a.kernel, suspects[k].kernel->name);
         if (verdict == KS_REFIT) a.factor = 0;
         c->verdicts[verdict]++;
-        ks_standing_note(standing, &a);
+        a.factor = ks_standing_note(standing, &a);
         ks_standing_note(&verdicts, &a);
     }
     ks_standing_apply(&verdicts, c->type, c->layout, rows->items, before);

@@ -68,10 +68,10 @@ static int of_kernel(const ks_standing *s, const char *kernel)
 
 /* Whatever is set aside needs no earlier verdict. What has been scaled time and again is set aside, too: errors add up, and the
  * list is finite. Should it be full all the same, then of kernels that are long gone. */
-void ks_standing_note(ks_standing *s, const ks_adjustment *verdict)
+double ks_standing_note(ks_standing *s, const ks_adjustment *verdict)
 {
     ks_adjustment a = *verdict;
-    if (a.factor == 1 && a.version == a.becomes) return;
+    if (a.factor == 1 && a.version == a.becomes) return 1;
     if (of_kernel(s, a.kernel) == MOST_OF_A_KERNEL) a.factor = 0;
     int kept = 0;
     for (int i = 0; i < s->count; i++)
@@ -79,6 +79,7 @@ void ks_standing_note(ks_standing *s, const ks_adjustment *verdict)
     if (kept == KS_ADJUSTMENTS) memmove(s->items, s->items + 1, (size_t)--kept * sizeof *s->items);
     s->items[kept] = a;
     s->count = kept + 1;
+    return a.factor;
 }
 
 /* ---- as JSON ------------------------------------------------------------------------------------------------------- */

@@ -17,13 +17,13 @@ void ks_environment(const ks_device *device, char text[KS_ENVIRONMENT_BYTES]);
 /* Whether what a model was fitted to was measured under other versions than there are now. why says which, in a sentence. */
 bool ks_model_stale(const ks_model *model, const ks_device *device, char *why, size_t size);
 
-/* Adjusts rows of one type and layout, in memory. What is set aside gets the status KS_ERR_NO_DATA. */
+/* Adjusts rows of one type and layout, in memory; energies by the same factors as times. What is set aside gets the status KS_ERR_NO_DATA. */
 void ks_standing_apply(const ks_standing *standing, ks_type type, ks_layout layout, ks_measurement *rows,
                        size_t count);
 
 /* A verdict on a kernel: its rows of a version that were measured before now count as another version's, times a factor (0: not
- * at all). */
-void ks_standing_note(ks_standing *standing, const ks_adjustment *verdict);
+ * at all). Returns the factor that was noted: 0 also for a kernel that has been scaled too often. */
+double ks_standing_note(ks_standing *standing, const ks_adjustment *verdict);
 
 /* The standing of a stored model of times; KS_OK with an empty one where there is none. */
 ks_status ks_standing_find(ks_store *store, const char *device, ks_type type, ks_layout layout,

@@ -213,7 +213,7 @@ static int evaluate_device(job *j, const ks_rows *table, const char *name)
     for (int t = 0; s == KS_OK && t < KS_NTYPES; t++)
         for (int l = 0; s == KS_OK && l < KS_NLAYOUTS; l++) s = evaluate(j, &device, &rows, (ks_type)t, (ks_layout)l);
     ks_rows_free(&rows);
-    if (!j->c->json && j->configs > before + 1) {
+    if (!j->c->json && !j->replay.count && j->configs > before + 1) {
         printf("\n%s, all types and layouts\n", name);
         cli_print_reliability(&j->pooled);
     }
