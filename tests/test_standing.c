@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <cjson/cJSON.h>
 #include <math.h>
 #include <string.h>
 
@@ -290,9 +291,48 @@ static void test_finite(void **state)
     assert_int_equal(s.count, 8);
 }
 
+/* What is in a model's text need not be possible. */
+static void test_malformed(void **state)
+{
+#define ITEM(version, factor)                                                                                        \
+    "{\"kernel\":\"k\",\"version\":" version ",\"becomes\":1,\"before_s\":5,\"factor\":" factor "}"
+    static const char *const bad[] = {"{\"environment\":7}",
+                                      "{\"adjustments\":{}}",
+                                      "{\"adjustments\":[{}]}",
+                                      "{\"adjustments\":[7]}",
+                                      "{\"adjustments\":[" ITEM("1", "-1") "]}",
+                                      "{\"adjustments\":[" ITEM("1", "1e300") "]}",
+                                      "{\"adjustments\":[" ITEM("-1", "1") "]}",
+                                      "{\"adjustments\":[" ITEM("1e99", "1") "]}",
+                                      "{\"adjustments\":[" ITEM("\"1\"", "1") "]}"};
+    char text[4096] = "{\"adjustments\":[", kernel[400];
+    ks_standing standing;
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cJSON *model = cJSON_Parse(bad[i]);
+        assert_non_null(model);
+        assert_int_equal(ks_standing_parse(model, &standing), KS_ERR_PARSE);
+        cJSON_Delete(model);
+    }
+    for (int i = 0; i <= KS_ADJUSTMENTS; i++) strcat(strcat(text, i ? "," : ""), ITEM("1", "1"));
+    memset(kernel, 'k', sizeof kernel - 1), kernel[sizeof kernel - 1] = '\0';
+    cJSON *many = cJSON_Parse(strcat(text, "]}")), *wordy = cJSON_CreateObject();
+    assert_non_null(cJSON_AddStringToObject(wordy, "environment", kernel));
+    assert_int_equal(ks_standing_parse(many, &standing), KS_ERR_PARSE);
+    assert_int_equal(ks_standing_parse(wordy, &standing), KS_ERR_PARSE);
+    cJSON_Delete(many);
+    cJSON_Delete(wordy);
+    cJSON *good = cJSON_Parse("{\"environment\":\"e\",\"adjustments\":[" ITEM("1", "0.5") "]}");
+    assert_int_equal(ks_standing_parse(good, &standing), KS_OK);
+    assert_int_equal(standing.count, 1);
+    assert_near(standing.items[0].factor, 0.5, 1e-12);
+    cJSON_Delete(good);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_verdicts, enter, sandbox_leave),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_malformed),
+                                       cmocka_unit_test_setup_teardown(test_verdicts, enter, sandbox_leave),
                                        cmocka_unit_test_setup_teardown(test_finite, enter, sandbox_leave),
                                        cmocka_unit_test_setup_teardown(test_nothing_changed, enter, sandbox_leave),
                                        cmocka_unit_test_setup_teardown(test_environment, enter, sandbox_leave),
