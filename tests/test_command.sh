@@ -292,7 +292,7 @@ misuse --learners --cv -- $split --learners
 } >times.csv
 expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2; quiet; said seconds regret fill random
 expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2 --json; json
-holds '.configs[0] | .draws == 2 and ([.budgets[0, 1] | .regret, .fill, .random | .measured > 0 and .regret.problems > 0] | all)'
+holds '.configs[0] | .draws == 2 and ([.budgets[0, 1] | .regret, .fill, .random | .measured > 0 and .regret.mean >= 0] | all)'
 holds '.configs[0].budgets[2] == {seconds: 1e6}'
 misuse --replay rising -- evaluate --csv times.csv --replay 2,1
 misuse --replay rising -- evaluate --csv times.csv --replay 1,
