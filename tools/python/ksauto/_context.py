@@ -325,6 +325,10 @@ class Calibration:
     copy_bytes_per_s: float
     gemm_flops_per_s: dict
     measured: int
+    canaries: int  # measured again because a driver, a BLAS or a kernel has changed; and what became of the kernels' rows:
+    kept: int
+    rescaled: int
+    set_aside: int
     acceptance: Tuple[Acceptance, ...]
 
 
@@ -368,6 +372,7 @@ def calibrate(device="cpu", budget_s=60.0, target_regret=0.0, dtypes=None, layou
     return Calibration(
         result.device.decode(), result.elapsed_s, result.copy_bytes_per_s,
         {name: rate for name, rate in zip(ks.TYPES, result.gemm_flops_per_s) if rate > 0}, result.measured,
+        result.canaries, result.kept, result.rescaled, result.set_aside,
         tuple(Acceptance(ks.TYPES[a.type], ks.LAYOUTS[a.layout], regret(a.advisor), regret(a.always_fused),
                          regret(a.always_bmm), regret(a.ratio), a.agreement, a.measured)
               for a in result.acceptance[:result.count]))

@@ -93,7 +93,8 @@ class Acceptance(Structure):
 
 class CalibrateReport(Structure):
     _fields_ = [("device", c_char * DEVICE_BYTES), ("elapsed_s", c_double), ("copy_bytes_per_s", c_double),
-                ("gemm_flops_per_s", c_double * len(TYPES)), ("measured", c_int), ("count", c_int),
+                ("gemm_flops_per_s", c_double * len(TYPES)), ("measured", c_int), ("canaries", c_int),
+                ("kept", c_int), ("rescaled", c_int), ("set_aside", c_int), ("count", c_int),
                 ("acceptance", Acceptance * (len(TYPES) * len(LAYOUTS)))]
 
 

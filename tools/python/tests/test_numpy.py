@@ -5,8 +5,11 @@
 Exits 77 where there is no NumPy, which CTest counts as skipped."""
 
 import concurrent.futures
+import ctypes
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -159,6 +162,29 @@ class Errors(unittest.TestCase):
             ksauto.Context("gpu of dreams")
         self.assertEqual(caught.exception.status, "KS_ERR_DEVICE")
         self.assertIn("gpu of dreams", str(caught.exception))
+
+
+class Structs(unittest.TestCase):
+    def test_are_those_of_the_header(self):
+        """Size and every field's place, asked of a C compiler."""
+        header = pathlib.Path(__file__).resolve().parents[3] / "advisor" / "ksauto.h"
+        names = {"Problem": "ks_problem", "Options": "ks_options", "Candidate": "ks_candidate", "Advice": "ks_advice",
+                 "Progress": "ks_progress", "CalibrateOptions": "ks_calibrate_options", "Regret": "ks_regret",
+                 "Acceptance": "ks_acceptance", "CalibrateReport": "ks_calibrate_report"}
+        if not shutil.which("cc") or not header.exists():
+            self.skipTest("no C compiler, or not in a checkout")
+        asked, mine = [], []
+        for name, theirs in names.items():
+            struct = getattr(ksauto._library, name)
+            asked += [f"sizeof({theirs})", *(f"offsetof({theirs}, {field[0]})" for field in struct._fields_)]
+            mine += [ctypes.sizeof(struct), *(getattr(struct, field[0]).offset for field in struct._fields_)]
+        with tempfile.TemporaryDirectory() as folder:
+            program = os.path.join(folder, "ask")
+            text = "".join(f'printf("%zu ", {question});' for question in asked)
+            subprocess.run(["cc", "-x", "c", "-", "-o", program], check=True, text=True,
+                           input=f'#include "{header}"\n#include <stdio.h>\nint main(void) {{ {text} }}')
+            theirs = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
+        self.assertEqual(dict(zip(asked, map(int, theirs))), dict(zip(asked, mine)))
 
 
 class Advice(unittest.TestCase):
