@@ -66,6 +66,18 @@ void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_ke
 /* Resolves "auto", "fused", "bmm" or a kernel's name for a valid problem. */
 ks_status ks_context_resolve(ks_context *ctx, const ks_problem *problem, const char *path, const ks_kernel **kernel);
 
+/* KS_OK if the device can reach so many elements and read them one by one (a GPU: at multiples of their size); else
+ * KS_ERR_ARGUMENT with a message that calls the array by its name. */
+ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t count, ks_type type, const char *name);
+
+/* Runs the kernel, and in its place one that needs less where there is no memory for its workspace. args need no workspace. */
+ks_status ks_context_run(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel, ks_run_args *args);
+
+/* Workspace for what is queued on the stream between the two, which need not be done when it is given back; none if bytes is
+ * 0. `who` needs it, for the message. ks_context_give returns status, or why giving it back failed. */
+ks_status ks_context_take(ks_context *ctx, const char *who, size_t bytes, void *stream, void **memory);
+ks_status ks_context_give(ks_context *ctx, void *memory, void *stream, ks_status status);
+
 /* One line on standard error: KSAUTO_EXPLAIN=1. */
 void ks_context_explain(ks_context *ctx, const ks_problem *problem);
 

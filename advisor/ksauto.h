@@ -233,6 +233,54 @@ KS_API ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *problem, 
 KS_API ks_status ks_workspace_reserve(ks_context *ctx, size_t bytes);
 
 /* ---------------------------------------------------------------------------------------------------
+ * Gradients: what training needs. `problem` is the product's own, Y = X * transpose(K); memory, stream, errors and workspace
+ * are as in ks_auto_matmul, and sums are taken in float32 at least. Arrays are checked each time.
+ * ------------------------------------------------------------------------------------------------- */
+
+/* dX[n,i,k,l] = sum over j of K[i,j,k,l] * dY[n,i,j,l]: the product of pattern (a,c,b,d) by the transposed weights, which are
+ * made in workspace, through the same choice. dy: ks_y_count elements, k: ks_k_count in block order, dx: ks_x_count; dx must
+ * not overlap the others. */
+KS_API ks_status ks_grad_input(ks_context *ctx, const ks_problem *problem, const void *dy, const void *k, void *dx,
+                               void *stream);
+
+/* dK[i,j,k,l] = sum over n of dY[n,i,j,l] * X[n,i,k,l]. dk: ks_k_count elements in block order, written in full; it must not
+ * overlap the others. A batched GEMM each time: there is no other way to choose from. KS_ERR_UNSUPPORTED on CUDA without
+ * cuBLAS. */
+KS_API ks_status ks_grad_weights(ks_context *ctx, const ks_problem *problem, const void *x, const void *dy, void *dk,
+                                 void *stream);
+
+/* ---------------------------------------------------------------------------------------------------
+ * Chains: Y = X * transpose(W) with W = K_1 K_2 ... K_L, planned as one. The last factor is applied first.
+ * ------------------------------------------------------------------------------------------------- */
+
+typedef struct ks_chain ks_chain;
+
+/* Plans a product by `count` factors (at most 64), K_1 first. Each is a problem of its own pattern; batch, type, layout and
+ * math must be the same in all, and neighbours must fit: a*b*d of a factor is a*c*d of the one before. X and Y are in the
+ * layout given; inside, each factor runs in the layout that makes the whole fastest, as predicted, with transpositions where
+ * layouts change, their time counted. Factors are never multiplied together, even where a dense matrix would be faster:
+ * ks_chain_describe says what that would take.
+ *
+ * plan: NULL, or text from ks_chain_plan (or written by hand) to do it just so: for each factor in the order of application
+ * KERNEL/LAYOUT, where KERNEL is as `path` in ks_matmul: "fused.cpu.rows/first bmm/last". KS_ERR_PARSE says what is wrong.
+ *
+ * The context must outlive the chain. A chain serves any number of threads at once. *chain is NULL after a failure. */
+KS_API ks_status ks_chain_open(ks_chain **chain, ks_context *ctx, const ks_problem *factors, int count,
+                               const char *plan);
+KS_API void ks_chain_close(ks_chain *chain); /* NULL is allowed */
+
+/* The product. k: the factors' weights in block order, K_1 first; the pointers are the host's. y must not overlap the
+ * others. Memory, stream and errors are as in ks_auto_matmul; workspace, for what is between two passes and for the kernels,
+ * comes from the context. */
+KS_API ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream);
+
+/* What will be done: a line of totals and a line for each pass, in order. The chain's own string, as is the plan. */
+KS_API const char *ks_chain_describe(const ks_chain *chain);
+KS_API const char *ks_chain_plan(const ks_chain *chain);
+KS_API double ks_chain_predicted_s(const ks_chain *chain); /* NaN where a plan names ref.cpu */
+KS_API size_t ks_chain_workspace_bytes(const ks_chain *chain);
+
+/* ---------------------------------------------------------------------------------------------------
  * Advice
  * ------------------------------------------------------------------------------------------------- */
 

@@ -80,27 +80,33 @@ ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *p, const char *p
     return s;
 }
 
-static ks_status run_in_pool(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args,
-                             size_t bytes)
+ks_status ks_context_take(ks_context *ctx, const char *who, size_t bytes, void *stream, void **memory)
 {
-    ks_status s = ks_memory_pool_take(&ctx->device, ctx->pool, bytes, args->stream, &args->workspace);
-    if (s != KS_OK) return s;
-    s = kernel->run(p, args);
-    ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, args->workspace, args->stream);
-    return given == KS_OK ? s : given; /* the failure whose message is the last */
+    *memory = NULL;
+    if (bytes == 0) return KS_OK;
+    if (ctx->pool) return ks_memory_pool_take(&ctx->device, ctx->pool, bytes, stream, memory);
+    block *b = borrow(ctx, bytes);
+    if (!b) return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", who, bytes);
+    *memory = (char *)b + HEADER;
+    return KS_OK;
+}
+
+ks_status ks_context_give(ks_context *ctx, void *memory, void *stream, ks_status status)
+{
+    if (!memory) return status;
+    if (!ctx->pool) {
+        give_back(ctx, (block *)((char *)memory - HEADER));
+        return status;
+    }
+    ks_status given = ks_memory_pool_give(&ctx->device, ctx->pool, memory, stream);
+    return given == KS_OK ? status : given; /* the failure whose message is the last */
 }
 
 static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
     const size_t bytes = kernel->workspace_bytes(p, &ctx->device);
-    block *b = NULL;
-    if (bytes > 0 && ctx->pool) return run_in_pool(ctx, p, kernel, args, bytes);
-    if (bytes > 0 && !(b = borrow(ctx, bytes)))
-        return ks_fail(KS_ERR_MEMORY, "out of memory: %s needs %zu bytes of workspace", kernel->name, bytes);
-    args->workspace = b ? (char *)b + HEADER : NULL;
-    ks_status s = kernel->run(p, args);
-    if (b) give_back(ctx, b);
-    return s;
+    ks_status s = ks_context_take(ctx, kernel->name, bytes, args->stream, &args->workspace);
+    return s == KS_OK ? ks_context_give(ctx, args->workspace, args->stream, kernel->run(p, args)) : s;
 }
 
 /* The kernel that needs least workspace: what is left when memory is short. (Where even that is not to be had, the CPU's
@@ -113,6 +119,22 @@ static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
         if (!least || kernels[q]->workspace_bytes(p, &ctx->device) < least->workspace_bytes(p, &ctx->device))
             least = kernels[q];
     return least;
+}
+
+ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t count, ks_type type, const char *name)
+{
+    const size_t size = ks_type_bytes(type);
+    if (ctx->device.backend != KS_CPU && (uintptr_t)array % size != 0)
+        return ks_fail(KS_ERR_ARGUMENT, "%s (%p) is not aligned to its elements of %zu bytes", name, array, size);
+    return ks_memory_check(&ctx->device, array, size * (size_t)count, name);
+}
+
+ks_status ks_context_run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
+{
+    ks_status s = run(ctx, p, kernel, args);
+    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), args);
+    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), args);
+    return s;
 }
 
 static int compare(const void *a, const void *b)
@@ -229,10 +251,7 @@ ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *p, const void *x, co
     if (!kernel && (ctx->flags & KS_MEASURE)) measure_first_use(ctx, p, &args);
     if (!kernel) kernel = ks_context_choose(ctx, p);
     if (!kernel) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
-    s = run(ctx, p, kernel, &args);
-    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), &args);
-    if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), &args);
-    return s;
+    return ks_context_run(ctx, p, kernel, &args);
 }
 
 ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, const void *x, const void *k, void *y,

@@ -3,13 +3,14 @@
 #ifndef KS_BACKEND_H
 #define KS_BACKEND_H
 
+#include "grad.h"
 #include "memory.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* As the functions of memory.h and device.h that are named likewise. */
+/* As the functions of memory.h, device.h and grad.h that are named likewise. */
 typedef struct ks_backend_ops {
     int (*count)(const char **why);
     ks_status (*describe)(int index, ks_device *device);
@@ -34,6 +35,11 @@ typedef struct ks_backend_ops {
     ks_status (*wait)(const ks_device *device);
     ks_status (*time)(const ks_device *device, ks_timed_body *body, void *user, int calls, double *seconds);
     bool (*capturing)(const ks_device *device, void *stream);
+
+    size_t (*grad_bytes)(const ks_problem *problem, const ks_device *device);
+    ks_status (*grad_weights)(const ks_problem *problem, const ks_grad_args *args);
+    ks_status (*transpose)(const ks_device *device, ks_type type, int64_t count, int64_t rows, int64_t columns,
+                           const void *from, void *to, void *stream);
 } ks_backend_ops;
 
 /* The backend's table; NULL if this build lacks it. */

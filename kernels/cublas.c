@@ -205,9 +205,10 @@ static kind kind_of(const ks_cublas_gemm *g)
 ks_status ks_cublas_strided(void *handle, const ks_cublas_gemm *g, const void *a, const void *b, void *c)
 {
     const kind t = kind_of(g);
-    return status_of(blas.strided(handle, g->bt ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N, g->n, g->m, g->k, t.one, b,
-                                  t.data, g->ldb, g->b_step, a, t.data, g->lda, g->a_step, t.zero, c, t.data, g->ldc,
-                                  g->c_step, g->count, t.compute, CUBLAS_GEMM_DEFAULT),
+    return status_of(blas.strided(handle, g->bt ? CUBLAS_OP_T : CUBLAS_OP_N, g->at ? CUBLAS_OP_T : CUBLAS_OP_N, g->n,
+                                  g->m, g->k, t.one, b, t.data, g->ldb, g->b_step, a, t.data, g->lda, g->a_step,
+                                  g->add ? t.one : t.zero, c, t.data, g->ldc, g->c_step, g->count, t.compute,
+                                  CUBLAS_GEMM_DEFAULT),
                      "cublasGemmStridedBatchedEx");
 }
 

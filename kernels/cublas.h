@@ -36,11 +36,12 @@ ks_status ks_cublas_begin(const ks_device *device, void *stream, void *workspace
 void ks_cublas_end(const ks_device *device, void *handle);
 
 /* `count` products of one shape, row-major: C (m x n, ldc) = A (m x k, lda) B, where B is (k x n, ldb), or with bt the
- * transpose of an (n x k, ldb). The steps are from one product's matrix to the next one's; all in elements. */
+ * transpose of an (n x k, ldb); likewise at says that A lies as (k x m, lda). With add C += that product. The steps are
+ * from one product's matrix to the next one's; all in elements. */
 typedef struct ks_cublas_gemm {
     ks_type type;
     ks_math math;
-    bool bt;
+    bool at, bt, add; /* of at and add the calls by pointers know nothing */
     int64_t m, n, k, lda, ldb, ldc, count, a_step, b_step, c_step;
 } ks_cublas_gemm;
 

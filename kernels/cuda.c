@@ -281,4 +281,7 @@ const ks_backend_ops ks_backend_cuda = {.count = count,
                                         .pool_give = pool_give,
                                         .wait = ks_cuda_wait,
                                         .time = ks_cuda_time,
-                                        .capturing = capturing};
+                                        .capturing = capturing,
+                                        .grad_bytes = ks_cuda_grad_bytes,
+                                        .grad_weights = ks_cuda_grad_weights,
+                                        .transpose = ks_cuda_transpose};

@@ -57,6 +57,9 @@ int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_
 /* KS_OK if the arrays of args may be given to a kernel: not NULL, and y apart from x and k; else the reason. */
 ks_status ks_arrays_check(const ks_problem *problem, const void *x, const void *k, const void *y);
 
+/* Whether two arrays of so many bytes share one. */
+bool ks_overlap(const void *p, int64_t p_bytes, const void *q, int64_t q_bytes);
+
 #ifdef __cplusplus
 }
 #endif

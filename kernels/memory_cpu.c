@@ -178,4 +178,7 @@ const ks_backend_ops ks_backend_cpu = {.count = count,
                                        .pool_open = pool_open,
                                        .wait = wait,
                                        .time = time_calls,
-                                       .capturing = capturing};
+                                       .capturing = capturing,
+                                       .grad_bytes = ks_cpu_grad_bytes,
+                                       .grad_weights = ks_cpu_grad_weights,
+                                       .transpose = ks_cpu_transpose};

@@ -186,7 +186,7 @@ double ks_problem_flops(const ks_problem *p)
     return 2.0 * (double)p->batch * (double)ks_k_count(p);
 }
 
-static bool overlap(const void *p, int64_t p_bytes, const void *q, int64_t q_bytes)
+bool ks_overlap(const void *p, int64_t p_bytes, const void *q, int64_t q_bytes)
 {
     uintptr_t a = (uintptr_t)p, b = (uintptr_t)q;
     return a < b + (uintptr_t)q_bytes && b < a + (uintptr_t)p_bytes;
@@ -198,9 +198,9 @@ ks_status ks_arrays_check(const ks_problem *p, const void *x, const void *k, con
     if (!k) return ks_fail(KS_ERR_ARGUMENT, "k is NULL");
     if (!y) return ks_fail(KS_ERR_ARGUMENT, "y is NULL");
     int64_t size = (int64_t)ks_type_bytes(p->type);
-    if (overlap(y, ks_y_count(p) * size, x, ks_x_count(p) * size))
+    if (ks_overlap(y, ks_y_count(p) * size, x, ks_x_count(p) * size))
         return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps x (%p)", y, x);
-    if (overlap(y, ks_y_count(p) * size, k, ks_k_count(p) * size))
+    if (ks_overlap(y, ks_y_count(p) * size, k, ks_k_count(p) * size))
         return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps k (%p)", y, k);
     return KS_OK;
 }
@@ -219,7 +219,7 @@ static ks_status weights_reorder(reorder r, const void *from, void *to)
     if (!from || !to) return ks_fail(KS_ERR_ARGUMENT, "%s is NULL", from ? "the destination" : "the source");
     const size_t size = ks_type_bytes(p->type);
     const int64_t bytes = ks_k_count(p) * (int64_t)size;
-    if (overlap(from, bytes, to, bytes)) return ks_fail(KS_ERR_ARGUMENT, "source and destination overlap");
+    if (ks_overlap(from, bytes, to, bytes)) return ks_fail(KS_ERR_ARGUMENT, "source and destination overlap");
     const char *src = from;
     char *dst = to;
     for (int64_t i = 0; i < p->a; i++)

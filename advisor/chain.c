@@ -1,0 +1,358 @@
+/* Chains: products by several factors, planned as one.
+ *
+ * Each factor may run in either layout, and between two of different layouts the activations are transposed. What is fastest
+ * for one factor alone need not be for the chain, so the plan is a shortest path: from the caller's layout through a layout
+ * for every factor back to the caller's, over the predicted times of the products and of the transpositions. A plan is text of
+ * one word a factor, which can be kept and given again.
+ *
+ * Transpositions are priced as a pass over the data at half the rate of a copy and a launch, since nobody has measured them. */
+#include "backend.h"
+#include "context.h"
+#include "error.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double launch_s = 3e-6;
+
+enum { MOST_FACTORS = 64, PASSES = 2 * MOST_FACTORS + 1, WORD = KS_NAME_BYTES + 8, LINE = 160, ALIGNMENT = 256 };
+
+/* One pass over the activations: the product by a factor, or, where kernel is NULL, a transposition. */
+typedef struct pass {
+    ks_problem problem; /* of a transposition: the batch, and the layout that comes out */
+    int64_t features;   /* that come out */
+    const ks_kernel *kernel;
+    int factor;
+    double time_s;
+} pass;
+
+struct ks_chain {
+    ks_context *ctx;
+    int count, passes;
+    ks_problem ends; /* x has c features, y has b: a pattern (1,b,c,1) of the chain's batch, type and layout */
+    ks_problem factors[MOST_FACTORS];
+    pass pass[PASSES];
+    size_t buffer_bytes[2], kernel_bytes;
+    atomic_bool checked; /* that the device reaches the arrays, once */
+    char plan[MOST_FACTORS * WORD], *text;
+};
+
+static int64_t features_in(const ks_problem *p)
+{
+    return p->a * p->c * p->d;
+}
+
+static int64_t features_out(const ks_problem *p)
+{
+    return p->a * p->b * p->d;
+}
+
+static ks_status check_factors(const ks_problem *f, int count)
+{
+    if (!f) return ks_fail(KS_ERR_ARGUMENT, "factors is NULL");
+    if (count < 1 || count > MOST_FACTORS)
+        return ks_fail(KS_ERR_ARGUMENT, "count is %d, valid: 1 to %d", count, MOST_FACTORS);
+    for (int i = 0; i < count; i++) {
+        ks_status s = ks_problem_check(&f[i]);
+        if (s != KS_OK) return s;
+        if (f[i].batch != f[0].batch || f[i].type != f[0].type || f[i].layout != f[0].layout ||
+            f[i].math != f[0].math)
+            return ks_fail(KS_ERR_ARGUMENT, "factors 1 and %d differ in batch, type, layout or math", i + 1);
+        if (i > 0 && features_out(&f[i]) != features_in(&f[i - 1]))
+            return ks_fail(KS_ERR_ARGUMENT,
+                           "factor %d, (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "), makes %" PRId64
+                           " features, but factor %d takes %" PRId64,
+                           i + 1, f[i].a, f[i].b, f[i].c, f[i].d, features_out(&f[i]), i, features_in(&f[i - 1]));
+    }
+    return KS_OK;
+}
+
+/* ---- planning -------------------------------------------------------------------------------------------------------- */
+
+/* With one sample, or one feature, both layouts are the same memory. */
+static bool must_turn(const ks_problem *p, int64_t features)
+{
+    return p->batch > 1 && features > 1;
+}
+
+static double turn_s(const ks_context *ctx, const ks_problem *p, int64_t features)
+{
+    const double bytes = 2.0 * (double)p->batch * (double)features * (double)ks_type_bytes(p->type);
+    return must_turn(p, features) ? launch_s + 2 * bytes / ctx->device.copy_bytes_per_s : 0;
+}
+
+/* The kernel for a product, if *kernel is NULL; and its predicted time, NaN for one that is in no choice. What is only thought
+ * about here enters no memo, and KSAUTO_EXPLAIN does not tell of it. */
+static ks_status price(const ks_context *ctx, const ks_problem *p, const ks_kernel **kernel, double *time_s)
+{
+    ks_prediction predicted[KS_MAX_KERNELS];
+    bool measured;
+    const int count = ks_context_predict(ctx, p, false, predicted, &measured);
+    if (count == 0) return ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
+    if (!*kernel) *kernel = ks_context_recall(ctx, p);
+    if (!*kernel) *kernel = predicted[ks_prediction_best(predicted, count)].kernel;
+    *time_s = NAN;
+    for (int q = 0; q < count; q++)
+        if (predicted[q].kernel == *kernel) *time_s = exp(predicted[q].log_time);
+    return KS_OK;
+}
+
+/* What each factor takes in each layout, and how. */
+typedef struct options {
+    const ks_kernel *kernel[MOST_FACTORS][KS_NLAYOUTS];
+    double time_s[MOST_FACTORS][KS_NLAYOUTS];
+} options;
+
+/* The layout of every factor's product on the fastest way; the last factor is the first to be applied. */
+static ks_status plan_layouts(const ks_chain *chain, options *o, ks_layout layouts[MOST_FACTORS])
+{
+    const ks_layout ends = chain->ends.layout;
+    int came_from[MOST_FACTORS][KS_NLAYOUTS];
+    double until[KS_NLAYOUTS] = {INFINITY, INFINITY};
+    until[ends] = 0;
+    for (int f = chain->count - 1; f >= 0; f--) {
+        const double turn = turn_s(chain->ctx, &chain->ends, features_in(&chain->factors[f]));
+        double next[KS_NLAYOUTS];
+        for (int l = 0; l < KS_NLAYOUTS; l++) {
+            ks_problem p = chain->factors[f];
+            p.layout = (ks_layout)l;
+            ks_status s = price(chain->ctx, &p, &o->kernel[f][l], &o->time_s[f][l]);
+            if (s != KS_OK) return s;
+            came_from[f][l] = until[l] <= until[!l] + turn ? l : !l;
+            next[l] = o->time_s[f][l] + fmin(until[l], until[!l] + turn);
+        }
+        memcpy(until, next, sizeof until);
+    }
+    const double turn = turn_s(chain->ctx, &chain->ends, chain->ends.b);
+    int layout = until[ends] <= until[!ends] + turn ? (int)ends : !(int)ends;
+    for (int f = 0; f < chain->count; f++) {
+        layouts[f] = (ks_layout)layout;
+        layout = came_from[f][layout];
+    }
+    return KS_OK;
+}
+
+/* The same from a plan's text: "kernel/layout" for each factor in the order of application. */
+static ks_status read_plan(const ks_chain *chain, const char *plan, options *o, ks_layout layouts[MOST_FACTORS])
+{
+    for (int f = chain->count - 1; f >= 0; f--) {
+        char word[WORD], format[16];
+        int used = 0;
+        snprintf(format, sizeof format, " %%%ds%%n", WORD - 1);
+        if (sscanf(plan, format, word, &used) != 1)
+            return ks_fail(KS_ERR_PARSE, "the plan ends before factor %d; valid: KERNEL/LAYOUT for each", f + 1);
+        plan += used;
+        char *slash = strrchr(word, '/');
+        if (!slash) return ks_fail(KS_ERR_PARSE, "plan: \"%.80s\" is not KERNEL/LAYOUT", word);
+        *slash = '\0';
+        ks_status s = ks_layout_parse(slash + 1, &layouts[f]);
+        ks_problem p = chain->factors[f];
+        p.layout = layouts[f];
+        if (s == KS_OK) s = ks_context_resolve(chain->ctx, &p, word, &o->kernel[f][p.layout]);
+        if (s != KS_OK) return s;
+        s = price(chain->ctx, &p, &o->kernel[f][p.layout], &o->time_s[f][p.layout]);
+        if (s != KS_OK) return s;
+    }
+    if (plan[strspn(plan, " \n")] != '\0') return ks_fail(KS_ERR_PARSE, "plan: \"%.80s\" is left over", plan);
+    return KS_OK;
+}
+
+static void add_pass(ks_chain *chain, pass p)
+{
+    chain->pass[chain->passes++] = p;
+}
+
+static void add_turn(ks_chain *chain, ks_layout to, int64_t features)
+{
+    if (!must_turn(&chain->ends, features)) return;
+    ks_problem p = chain->ends;
+    p.layout = to;
+    add_pass(chain, (pass){.problem = p, .features = features, .time_s = turn_s(chain->ctx, &p, features)});
+}
+
+static void make_passes(ks_chain *chain, const options *o, const ks_layout layouts[MOST_FACTORS])
+{
+    ks_layout now = chain->ends.layout;
+    for (int f = chain->count - 1; f >= 0; f--) {
+        if (layouts[f] != now) add_turn(chain, layouts[f], features_in(&chain->factors[f]));
+        now = layouts[f];
+        pass product = {chain->factors[f], features_out(&chain->factors[f]), o->kernel[f][now], f, o->time_s[f][now]};
+        product.problem.layout = now;
+        add_pass(chain, product);
+        char word[WORD];
+        snprintf(word, sizeof word, "%s/%s%s", product.kernel->name, ks_layout_name(now), f > 0 ? " " : "");
+        strncat(chain->plan, word, sizeof chain->plan - strlen(chain->plan) - 1);
+    }
+    if (now != chain->ends.layout) add_turn(chain, chain->ends.layout, chain->ends.b);
+    for (int i = 0; i < chain->passes; i++) {
+        const pass *p = &chain->pass[i];
+        const size_t out = (size_t)(p->features * p->problem.batch) * ks_type_bytes(p->problem.type);
+        const size_t own = p->kernel ? p->kernel->workspace_bytes(&p->problem, &chain->ctx->device) : 0;
+        if (i + 1 < chain->passes && out > chain->buffer_bytes[i % 2])
+            chain->buffer_bytes[i % 2] = (out + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        if (own > chain->kernel_bytes) chain->kernel_bytes = own;
+    }
+}
+
+/* ---- the plan in words ----------------------------------------------------------------------------------------------- */
+
+static double total_s(const ks_chain *chain)
+{
+    double sum = 0;
+    for (int i = 0; i < chain->passes; i++) sum += chain->pass[i].time_s;
+    return sum;
+}
+
+static ks_status write_text(ks_chain *chain)
+{
+    const ks_kernel *kernel = NULL;
+    const size_t size = (size_t)(chain->passes + 2) * LINE;
+    double dense_s = NAN;
+    ks_status s = price(chain->ctx, &chain->ends, &kernel, &dense_s);
+    if (s != KS_OK) return s;
+    chain->text = malloc(size);
+    if (!chain->text) return ks_fail(KS_ERR_MEMORY, "out of memory for a chain");
+    int at =
+        snprintf(chain->text, size,
+                 "%d factors, batch %" PRId64 ", %s, batch-%s: %.4g us predicted, as one dense matrix %.4g us, "
+                 "workspace %zu bytes\n",
+                 chain->count, chain->ends.batch, ks_type_name(chain->ends.type), ks_layout_name(chain->ends.layout),
+                 total_s(chain) * 1e6, dense_s * 1e6, ks_chain_workspace_bytes(chain));
+    for (int i = 0; i < chain->passes; i++) {
+        const pass *p = &chain->pass[i];
+        const ks_problem *q = &p->problem;
+        char what[LINE / 2];
+        if (p->kernel)
+            snprintf(what, sizeof what, "K%d (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ")", p->factor + 1, q->a,
+                     q->b, q->c, q->d);
+        else
+            snprintf(what, sizeof what, "transpose %" PRId64 " features", p->features);
+        at += snprintf(chain->text + at, size - (size_t)at, "  %-28s %-6s %-20s %10.4g us\n", what,
+                       ks_layout_name(q->layout), p->kernel ? p->kernel->name : "", p->time_s * 1e6);
+    }
+    return KS_OK;
+}
+
+const char *ks_chain_describe(const ks_chain *chain)
+{
+    return chain ? chain->text : "";
+}
+
+const char *ks_chain_plan(const ks_chain *chain)
+{
+    return chain ? chain->plan : "";
+}
+
+double ks_chain_predicted_s(const ks_chain *chain)
+{
+    return chain ? total_s(chain) : NAN;
+}
+
+size_t ks_chain_workspace_bytes(const ks_chain *chain)
+{
+    return chain ? chain->buffer_bytes[0] + chain->buffer_bytes[1] + chain->kernel_bytes : 0;
+}
+
+/* ---- opening and running --------------------------------------------------------------------------------------------- */
+
+ks_status ks_chain_open(ks_chain **out, ks_context *ctx, const ks_problem *factors, int count, const char *plan)
+{
+    if (!out) return ks_fail(KS_ERR_ARGUMENT, "chain is NULL");
+    *out = NULL;
+    if (!ctx) return ks_fail(KS_ERR_ARGUMENT, "ctx is NULL");
+    ks_status s = check_factors(factors, count);
+    if (s != KS_OK) return s;
+    ks_chain *chain = calloc(1, sizeof *chain);
+    options *o = calloc(1, sizeof *o);
+    ks_layout layouts[MOST_FACTORS];
+    if (!chain || !o) {
+        s = ks_fail(KS_ERR_MEMORY, "out of memory for a chain");
+        goto done;
+    }
+    chain->ctx = ctx, chain->count = count;
+    memcpy(chain->factors, factors, (size_t)count * sizeof *factors);
+    chain->ends = factors[0];
+    chain->ends.a = chain->ends.d = 1;
+    chain->ends.b = features_out(&factors[0]), chain->ends.c = features_in(&factors[count - 1]);
+    s = ks_problem_check(&chain->ends);
+    if (s == KS_OK) s = plan ? read_plan(chain, plan, o, layouts) : plan_layouts(chain, o, layouts);
+    if (s != KS_OK) goto done;
+    make_passes(chain, o, layouts);
+    s = write_text(chain);
+done:
+    free(o);
+    if (s == KS_OK)
+        *out = chain;
+    else
+        ks_chain_close(chain);
+    return s;
+}
+
+void ks_chain_close(ks_chain *chain)
+{
+    if (!chain) return;
+    free(chain->text);
+    free(chain);
+}
+
+static ks_status check_arrays(ks_chain *chain, const void *x, const void *const *k, const void *y)
+{
+    const ks_problem *ends = &chain->ends;
+    const int64_t size = (int64_t)ks_type_bytes(ends->type);
+    const int64_t x_bytes = size * ks_x_count(ends), y_bytes = size * ks_y_count(ends);
+    if (!x || !k || !y) return ks_fail(KS_ERR_ARGUMENT, "%s is NULL", !x ? "x" : !k ? "k" : "y");
+    if (ks_overlap(y, y_bytes, x, x_bytes)) return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps x (%p)", y, x);
+    for (int f = 0; f < chain->count; f++) {
+        if (!k[f]) return ks_fail(KS_ERR_ARGUMENT, "k[%d] is NULL", f);
+        if (ks_overlap(y, y_bytes, k[f], size * ks_k_count(&chain->factors[f])))
+            return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps k[%d] (%p)", y, f, k[f]);
+    }
+    if (atomic_load(&chain->checked) && !chain->ctx->check_arrays) return KS_OK;
+    const ks_context *ctx = chain->ctx;
+    ks_status s = ks_context_reaches(ctx, x, ks_x_count(ends), ends->type, "x");
+    for (int f = 0; s == KS_OK && f < chain->count; f++)
+        s = ks_context_reaches(ctx, k[f], ks_k_count(&chain->factors[f]), ends->type, "k");
+    if (s == KS_OK) s = ks_context_reaches(ctx, y, ks_y_count(ends), ends->type, "y");
+    if (s == KS_OK) atomic_store(&chain->checked, true);
+    return s;
+}
+
+static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, const void *const *k, void *to,
+                          void *stream)
+{
+    const ks_problem *q = &p->problem;
+    ks_context *ctx = chain->ctx;
+    if (p->kernel) {
+        ks_run_args args = {.device = &ctx->device, .x = from, .k = k[p->factor], .y = to, .stream = stream};
+        return ks_context_run(ctx, q, p->kernel, &args);
+    }
+    const bool last = q->layout == KS_BATCH_LAST;
+    return ks_backend_find(ctx->device.backend)
+        ->transpose(&ctx->device, q->type, 1, last ? q->batch : p->features, last ? p->features : q->batch, from, to,
+                    stream);
+}
+
+ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream)
+{
+    if (!chain) return ks_fail(KS_ERR_ARGUMENT, "chain is NULL");
+    ks_context *ctx = chain->ctx;
+    if (!ctx->here)
+        return ks_fail(KS_ERR_DEVICE, "device \"%s\" is known by its measurements only; it cannot multiply here",
+                       ctx->device.name);
+    ks_status s = check_arrays(chain, x, k, y);
+    if (s != KS_OK) return s;
+    void *memory;
+    s = ks_context_take(ctx, "a chain", chain->buffer_bytes[0] + chain->buffer_bytes[1], stream, &memory);
+    if (s != KS_OK) return s;
+    char *buffers[] = {memory, memory ? (char *)memory + chain->buffer_bytes[0] : NULL};
+    const void *from = x;
+    for (int i = 0; s == KS_OK && i < chain->passes; i++) {
+        void *to = i + 1 < chain->passes ? buffers[i % 2] : y;
+        s = run_pass(chain, &chain->pass[i], from, k, to, stream);
+        from = to;
+    }
+    return ks_context_give(ctx, memory, stream, s);
+}
