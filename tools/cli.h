@@ -29,6 +29,7 @@ int cmd_devices(cli *c, int argc, char **argv);
 int cmd_evaluate(cli *c, int argc, char **argv);
 int cmd_fit(cli *c, int argc, char **argv);
 int cmd_matmul(cli *c, int argc, char **argv);
+int cmd_report(cli *c, int argc, char **argv);
 
 /* ---- Failing ---- */
 

@@ -16,6 +16,7 @@ static const struct {
     {"bench", cmd_bench, "time every kernel and auto on a panel of problems"},
     {"matmul", cmd_matmul, "multiply NumPy arrays"},
     {"db", cmd_db, "the store of measurements: info, path, check, import, export, merge"},
+    {"report", cmd_report, "a page of pictures of what is known of a device"},
     {"devices", cmd_devices, "this machine and the devices that advice can be had for"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
