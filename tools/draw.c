@@ -51,7 +51,8 @@ study_name study_name_of(const study_plot *plot, const study *s)
     return name;
 }
 
-/* The script once for each of the two terminals; the PNG has two dots where the SVG has one. */
+/* The script once for each of the two terminals. The PNG has two dots where the SVG has one; its fonts are counted in points of
+ * 4/3 dots. */
 static void write_script(FILE *out, const study_plot *plot, const study *s)
 {
     const char *name = study_name_of(plot, s).s;
@@ -61,15 +62,14 @@ static void write_script(FILE *out, const study_plot *plot, const study *s)
     for (int scale = 1; scale <= 2; scale++) {
         fputs("reset\n", out);
         fprintf(out,
-                scale == 1 ? "set terminal svg size %d,%d font 'sans-serif,15' rounded background '#ffffff'\n"
-                           : "set terminal pngcairo size %d,%d font 'sans,15' fontscale 2 linewidth 2 pointscale 2 "
+                scale == 1 ? "set terminal svg size %d,%d font 'sans-serif,16' rounded background '#ffffff'\n"
+                           : "set terminal pngcairo size %d,%d font 'sans,16' fontscale 1.5 linewidth 2 pointscale 2 "
                              "rounded background '#ffffff'\n",
                 scale * plot->width, scale * plot->height);
         fprintf(out, "set output '%s.%s'\n", name, scale == 1 ? "svg" : "png");
-        fputs(
-            "set encoding utf8\nset border 3 lc rgb '#767676'\nset tics nomirror scale 0.6 textcolor rgb '#222222'\n"
-            "set grid lc rgb '#ececec' lw 1 lt 1\n",
-            out);
+        fputs("set border 3 lc rgb '#767676'\nset tics nomirror scale 0.6 textcolor rgb '#222222'\n"
+              "set grid lc rgb '#ececec' lw 1 lt 1\n",
+              out);
         plot->script(out, s);
         fputs("unset output\n", out);
     }

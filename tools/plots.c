@@ -94,17 +94,21 @@ static void map_script(FILE *out, const study *s)
           "set palette defined (-2 '#9c4100', -1 '#e8a36c', 0 '#f4f4f4', 1 '#83b5dc', 2 '" FUSED "')\n"
           "set cbrange [-2:2]\nset xrange [-0.5:7.5]\nset yrange [9.5:1.5]\nset tics scale 0\n"
           "set xtics ('1' 0, '2' 1, '4' 2, '8' 3, '16' 4, '32' 5, '64' 6, '128' 7)\n"
-          "set ytics ('1/2' 2, '1/8' 4, '1/32' 6, '1/128' 8)\n",
+          "set xtics ('1' 0, '4' 2, '16' 4, '64' 6)\n",
           out);
     for (int m = 0; m < MAPS; m++) {
         const bool left = m % 2 == 0, bottom = m / 2 == 1;
-        fprintf(out, "set lmargin at screen %g\nset rmargin at screen %g\n", left ? 0.15 : 0.59, left ? 0.54 : 0.98);
-        fprintf(out, "set tmargin at screen %g\nset bmargin at screen %g\n", bottom ? 0.525 : 0.945,
+        fprintf(out, "set lmargin at screen %g\nset rmargin at screen %g\n", left ? 0.155 : 0.585,
+                left ? 0.555 : 0.985);
+        fprintf(out, "set tmargin at screen %g\nset bmargin at screen %g\n", bottom ? 0.53 : 0.95,
                 bottom ? 0.235 : 0.655);
-        fprintf(out, "set title 'batch %" PRId64 "' offset 0,-0.9\n", map_batches[m]);
-        fprintf(out, "set xlabel '%s'\nset ylabel '%s' offset 1,0\n", bottom ? "d" : "", left ? "(b+c)/(bc)" : "");
+        fputs(left ? "set ytics ('1/2' 2, '1/8' 4, '1/32' 6, '1/128' 8) textcolor rgb '#222222'\n" : "unset ytics\n",
+              out);
+        fprintf(out, "set title 'batch %" PRId64 "' offset 0,-0.7\n", map_batches[m]);
+        fprintf(out, "set xlabel '%s' offset 0,0.4\nset ylabel '%s' offset 0.5,0\n", bottom ? "d" : "",
+                left ? "(b+c)/(bc)" : "");
         if (m == MAPS - 1)
-            fputs("set colorbox horizontal user origin 0.2,0.085 size 0.72,0.03\n"
+            fputs("set colorbox horizontal user origin 0.2,0.075 size 0.72,0.03\n"
                   "set cbtics ('bmm 4x' -2, '2x' -1, 'tie' 0, '2x' 1, 'fused 4x' 2) offset 0,0.4\n",
                   out);
         fprintf(out,
@@ -225,14 +229,14 @@ static void regret_data(FILE *out, const study *s)
 static void regret_script(FILE *out, const study *s)
 {
     (void)s;
-    fputs("set logscale x\nset xrange [0.01:10]\nset yrange [0:1]\n"
-          "set xtics ('1 %' 0.01, '3 %' 0.03, '10 %' 0.1, '30 %' 0.3, '100 %' 1, '300 %' 3, '1000 %' 10)\n"
-          "set ytics ('0' 0, '20 %' 0.2, '40 %' 0.4, '60 %' 0.6, '80 %' 0.8, '100 %' 1)\n"
+    fputs("set logscale x\nset xrange [0.01:10]\nset yrange [0:*]\n"
+          "set xtics ('1 %%' 0.01, '3 %%' 0.03, '10 %%' 0.1, '30 %%' 0.3, '100 %%' 1, '300 %%' 3)\n"
+          "set ytics ('0' 0, '20 %%' 0.2, '40 %%' 0.4, '60 %%' 0.6, '80 %%' 0.8, '100 %%' 1)\n"
           "set xlabel 'loses at least'\nset ylabel 'share of problems' offset 0.5,0\n"
           "set key top right textcolor variable samplen 1.5\n"
           "plot $bmm title 'always bmm' with fsteps lw 2 lc rgb '" BMM "', \\\n"
+          "  $ratio title 'best (b+c)/(bc) rule' with fsteps lw 5 lc rgb '" GREY "', \\\n"
           "  $fused title 'always fused' with fsteps lw 2 lc rgb '" FUSED "', \\\n"
-          "  $ratio title 'best (b+c)/(bc) rule' with fsteps lw 2 dt 2 lc rgb '" GREY "', \\\n"
           "  $advisor title 'advisor' with fsteps lw 3.5 lc rgb '" ADVISOR "'\n",
           out);
 }
@@ -279,11 +283,11 @@ static void honesty_script(FILE *out, const study *s)
 {
     (void)s;
     fputs("set xrange [0:1]\nset yrange [0:1]\nunset key\n"
-          "set xtics ('0' 0, '20 %' 0.2, '40 %' 0.4, '60 %' 0.6, '80 %' 0.8, '100 %' 1)\n"
-          "set ytics ('0' 0, '20 %' 0.2, '40 %' 0.4, '60 %' 0.6, '80 %' 0.8, '100 %' 1)\n"
+          "set xtics ('0' 0, '20 %%' 0.2, '40 %%' 0.4, '60 %%' 0.6, '80 %%' 0.8, '100 %%' 1)\n"
+          "set ytics ('0' 0, '20 %%' 0.2, '40 %%' 0.4, '60 %%' 0.6, '80 %%' 0.8, '100 %%' 1)\n"
           "set xlabel 'P(fused faster), as said'\nset ylabel 'fused was faster' offset 0.5,0\n"
           "set boxwidth 0.05\n"
-          "set label 'bars: how often it is said' at graph 0.97,0.05 right textcolor rgb '" GREY "'\n"
+          "set label 'grey bars: how often it is said' at graph 0.03,0.95 left textcolor rgb '" GREY "'\n"
           "plot $honesty using 1:(0.25*$6) with boxes fillstyle solid noborder lc rgb '#dddddd', \\\n"
           "  x with lines lw 1 lc rgb '" GREY "', \\\n"
           "  $honesty using 1:2:3:4 with yerrorbars pt 7 ps 0.8 lw 2 lc rgb '" ADVISOR "'\n",
@@ -304,6 +308,8 @@ static void honesty_says(FILE *out, const study *s)
 }
 
 /* ---- Time over the roofline ---- */
+
+static const double most_over = 300; /* the upper end: tiny problems, of which one lies far above */
 
 /* A problem's measured time by the kernel that the advice takes, in roofline times. */
 static double over_roofline(const study *s, int i)
@@ -330,16 +336,14 @@ static void roofline_script(FILE *out, const study *s)
 {
     const double balance = s->device->gemm_flops_per_s[s->type] / s->device->copy_bytes_per_s;
     fprintf(out,
-            "set logscale xy\nset yrange [0.5:100]\nset key top right textcolor variable samplen 0.5\n"
+            "set logscale xy\nset yrange [0.5:%g]\nset key top right textcolor variable samplen 0.5\n"
             "set xlabel 'flops a byte'\nset ylabel 'time / roofline time' offset 1,0\n"
-            "set ytics ('0.5' 0.5, '1' 1, '2' 2, '5' 5, '10' 10, '20' 20, '50' 50, '100' 100)\n"
+            "set ytics ('0.5' 0.5, '1' 1, '2' 2, '5' 5, '10' 10, '20' 20, '50' 50, '100' 100, '200' 200)\n"
             "set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 1.5 lc rgb '" GREY "'\n"
             "set arrow from first %g, graph 0 to first %g, graph 1 nohead dt 2 lw 1 lc rgb '" GREY "'\n"
-            "set label 'memory decides ' at first %g, first 0.62 right textcolor rgb '" GREY "'\n"
-            "set label ' flops decide' at first %g, first 0.62 left textcolor rgb '" GREY "'\n"
             "plot $roofline%d title 'takes bmm' with points pt 7 ps 0.3 lc rgb '" BMM "', \\\n"
             "  $roofline%d title 'takes fused' with points pt 7 ps 0.3 lc rgb '" FUSED "'\n",
-            balance, balance, balance, balance, KS_BMM, KS_FUSED);
+            most_over, balance, balance, KS_BMM, KS_FUSED);
 }
 
 static void roofline_says(FILE *out, const study *s)
@@ -349,10 +353,12 @@ static void roofline_says(FILE *out, const study *s)
     if (!over) return;
     for (int i = 0; i < count; i++) over[i] = over_roofline(s, i);
     qsort(over, (size_t)count, sizeof *over, compare_doubles);
+    int beyond = 0;
+    while (beyond < count && over[count - 1 - beyond] > most_over) beyond++;
     fprintf(out,
             "What the advisor takes needs %.2f times the roofline time in the median, %.1f times at the 95th "
-            "percentile.",
-            over[(count - 1) / 2], over[(int)ceil(0.95 * count) - 1]);
+            "percentile. Beyond the picture's upper end: %d of %d problems.",
+            over[(count - 1) / 2], over[(int)ceil(0.95 * count) - 1], beyond, count);
     free(over);
 }
 
@@ -376,22 +382,31 @@ static void learned_script(FILE *out, const study *s)
               out);
         return;
     }
-    fputs("set logscale xy\nunset key\nset offsets graph 0.06, graph 0.06, graph 0.16, graph 0.1\n"
-          "set xlabel 'seconds of measuring'\nset ylabel 'mean regret' offset 1,0\nset format y '%g %%'\n"
-          "set mxtics 10\nset xtics ('1' 1, '2' 2, '4' 4, '8' 8, '15' 15, '30' 30, '60' 60, '120' 120, '240' 240, "
-          "'480' 480, '960' 960, '1920' 1920)\n",
+    double low = INFINITY, high = fmax(fixed[0], fixed[1]);
+    for (int i = 0; i < s->steps; i++) {
+        low = fmin(low, 100 * s->step[i].regret), high = fmax(high, 100 * s->step[i].regret);
+    }
+    for (int i = 0; i < 2; i++)
+        if (fixed[i] > 0) low = fmin(low, fixed[i]);
+    fprintf(out, "set xrange [%g:%g]\nset yrange [%g:%g]\n", s->step[0].seconds / 1.3,
+            s->step[s->steps - 1].seconds * 1.3, low / 1.7, high * 1.7);
+    fputs("set logscale xy\nunset key\nset xlabel 'seconds of measuring'\nset ylabel 'mean regret' offset 0.5,0\n"
+          "set xtics ('1' 1, '2' 2, '4' 4, '8' 8, '15' 15, '30' 30, '60' 60, '120' 120, '240' 240, '480' 480, '960' "
+          "960, "
+          "'1920' 1920)\nset ytics ('0.5 %%' 0.5, '1 %%' 1, '2 %%' 2, '5 %%' 5, '10 %%' 10, '20 %%' 20, '50 %%' 50, "
+          "'100 %%' 100, '200 %%' 200, '500 %%' 500)\n",
           out);
     for (int i = 0; i < 2; i++)
         if (fixed[i] > 0)
-            fprintf(out, "set label '%s %.3g %%' at graph 0.02, first %g offset 0,0.55 textcolor rgb '%s'\n",
-                    names[i], fixed[i], fixed[i], colours[i]);
-    fprintf(out,
-            "plot $learned using 1:(%g) with lines lw 1.5 dt 2 lc rgb '" FUSED "', \\\n"
-            "  $learned using 1:(%g) with lines lw 1.5 dt 2 lc rgb '" BMM "', \\\n"
-            "  $learned using 1:2 with linespoints pt 7 ps 0.7 lw 3 lc rgb '" ADVISOR "', \\\n"
-            "  $learned using 1:2:(sprintf('%%.2g %%%%', $2)) with labels offset 0,-0.9 textcolor rgb '" ADVISOR
-            "'\n",
-            fixed[0] > 0 ? fixed[0] : NAN, fixed[1] > 0 ? fixed[1] : NAN);
+            fprintf(out,
+                    "set label '%s' at graph 0.5, first %g center offset 0,0.55 textcolor rgb '%s'\n"
+                    "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2 lw 1.5 lc rgb '%s'\n",
+                    names[i], fixed[i], colours[i], fixed[i], fixed[i], colours[i]);
+    const int ends[] = {0, s->steps - 1};
+    for (int i = 0; i < 2; i++)
+        fprintf(out, "set label '%.2g %%' at first %g,%g center offset 0,-0.9 textcolor rgb '" ADVISOR "'\n",
+                100 * s->step[ends[i]].regret, s->step[ends[i]].seconds, 100 * s->step[ends[i]].regret);
+    fputs("plot $learned using 1:2 with linespoints pt 7 ps 0.7 lw 3 lc rgb '" ADVISOR "'\n", out);
 }
 
 static void learned_says(FILE *out, const study *s)
@@ -437,8 +452,8 @@ const study_plot study_plots[STUDY_PLOTS] = {
      520, 400, roofline_data, roofline_script, roofline_says},
     {"learned", "What calibrating taught, second by second",
      "The calibration played back: regret on withheld patterns of a fit to what had been measured by then. The "
-     "seconds are "
-     "those of all types and layouts, which were measured in turn. Where the line is flat, more of the same is worth "
-     "little.",
+     "seconds count from the first measurement of this kind, other types and layouts in between included. Where the "
+     "line is "
+     "flat, more of the same is worth little.",
      520, 400, learned_data, learned_script, learned_says},
 };

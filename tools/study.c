@@ -44,6 +44,19 @@ static bool play_time(ks_rows *rows, double *at)
     return rows->count && rows->items[0].measured_at_s > 0 && at[rows->count - 1] > 1;
 }
 
+/* From the first to the last measurement of this type (or its twin) and layout. */
+static void span(const study *s, const ks_rows *rows, const double *at, double *from, double *to)
+{
+    const ks_type twin = ks_refit_twin(s->device, s->type);
+    bool begun = false;
+    for (size_t i = 0; i < rows->count; i++) {
+        const ks_problem *p = &rows->items[i].problem;
+        if ((p->type != s->type && p->type != twin) || p->layout != s->layout) continue;
+        if (!begun) *from = at[i];
+        *to = at[i], begun = true;
+    }
+}
+
 /* The cases of the first rows; those of withheld patterns, or the others. */
 static ks_status some_cases(const study *s, const ks_rows *rows, size_t first, bool withheld, ks_cases *cases)
 {
@@ -97,11 +110,13 @@ static ks_status play_back(study *s, const ks_rows *all)
     if (status != KS_OK) goto done;
     ks_cases_judge_static(&judges, chosen, &fixed);
     s->judged = judges.count, s->step_fused = fixed.always_fused.mean, s->step_bmm = fixed.always_bmm.mean;
+    double from = 0, to = 0;
+    span(s, &rows, at, &from, &to);
     for (int i = STUDY_STEPS - 1; status == KS_OK && i >= 0; i--) {
-        const double until = at[rows.count - 1] / (1 << i);
+        const double seconds = (to - from) / (1 << i);
         size_t first = 0;
-        while (first < rows.count && at[first] <= until) first++;
-        status = learn(s, &rows, first, until, &judges);
+        while (first < rows.count && at[first] <= from + seconds) first++;
+        status = learn(s, &rows, first, seconds, &judges);
     }
 done:
     ks_cases_free(&judges);

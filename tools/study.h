@@ -9,7 +9,7 @@ enum { STUDY_STEPS = 6 }; /* of the learning curve: each has twice the time of t
 
 /* What a fit on the measurements up to then loses on patterns that were held out. */
 typedef struct study_step {
-    double seconds, regret; /* of measuring, over all types and layouts; mean */
+    double seconds, regret; /* of measuring, from the first of this kind on, whatever else was measured; mean */
     int problems;           /* of this type and layout, learned from */
 } study_step;
 
