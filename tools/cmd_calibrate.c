@@ -11,7 +11,6 @@
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char synopsis[] = "ksauto [--db FILE] calibrate [OPTION]...";
 static const char about[] = "Measures kernels on this machine, fits the predictor to what the store then holds, and "
@@ -97,7 +96,7 @@ static int print_report(const ks_calibrate_report *report, bool json)
 int cmd_calibrate(cli *c, int argc, char **argv)
 {
     ks_calibrate_options run = {.budget_s = 60};
-    watch w = {.terminal = isatty(STDERR_FILENO) == 1, .drawn_at_s = -1};
+    watch w = {.drawn_at_s = -1};
     int64_t seed = 0;
     const cli_option options[] = {
         {"device", CLI_TEXT, &run.device, "DEVICE", "cpu (default), or cuda:N", false},
@@ -121,6 +120,7 @@ int cmd_calibrate(cli *c, int argc, char **argv)
     if (code != CLI_GO_ON) return code;
 
     run.store = c->store;
+    w.terminal = cli_shows_progress(c);
     run.seed = (uint64_t)seed;
     run.progress = on_progress;
     run.user = &w;

@@ -98,9 +98,9 @@ static bool is_measured(const facts *f, ks_type type, ks_layout layout)
 }
 
 /* A line on a terminal, for it takes seconds a picture. */
-static void show_progress(const char *doing, const study *s)
+static void show_progress(const cli *c, const char *doing, const study *s)
 {
-    if (isatty(STDERR_FILENO) == 1)
+    if (cli_shows_progress(c))
         fprintf(stderr, "\r\033[K%s %s, batch-%s", doing, ks_type_name(s->type), ks_layout_name(s->layout));
 }
 
@@ -131,8 +131,8 @@ static int print_result(const cli *c, const char *dir, const char *device, const
     return cli_print_json(object);
 }
 
-static ks_status report(const facts *f, ks_context *ctx, const char *dir, unsigned types, unsigned layouts,
-                        study *studies, int *count)
+static ks_status report(const cli *c, const facts *f, ks_context *ctx, const char *dir, unsigned types,
+                        unsigned layouts, study *studies, int *count)
 {
     ks_status status = make_folder(dir);
     for (int t = 0; t < KS_NTYPES; t++)
@@ -140,7 +140,7 @@ static ks_status report(const facts *f, ks_context *ctx, const char *dir, unsign
             if (!(types >> t & 1) || !(layouts >> l & 1) || !is_measured(f, (ks_type)t, (ks_layout)l)) continue;
             study *s = &studies[*count];
             *s = (study){.type = (ks_type)t, .layout = (ks_layout)l, .device = &f->device, .ctx = ctx};
-            show_progress("learning", s);
+            show_progress(c, "learning", s);
             status = study_make(s, &f->rows);
             if (status == KS_ERR_NO_DATA) {
                 cli_note("%s, batch-%s is left out: %s", ks_type_name(s->type), ks_layout_name(s->layout),
@@ -150,10 +150,10 @@ static ks_status report(const facts *f, ks_context *ctx, const char *dir, unsign
                 continue;
             }
             ++*count;
-            show_progress("drawing", s);
+            show_progress(c, "drawing", s);
             for (int p = 0; status == KS_OK && p < STUDY_PLOTS; p++) status = study_draw(dir, &study_plots[p], s);
         }
-    if (isatty(STDERR_FILENO) == 1) fputs("\r\033[K", stderr);
+    if (cli_shows_progress(c)) fputs("\r\033[K", stderr);
     if (status == KS_OK && *count == 0)
         status = ks_fail(KS_ERR_NO_DATA,
                          "of \"%s\" too little is measured in these types and layouts; 'ksauto calibrate' "
@@ -189,7 +189,7 @@ int cmd_report(cli *c, int argc, char **argv)
     status = ks_advise(ctx, &any, &advice);
     if (status == KS_OK) snprintf(f.name, sizeof f.name, "%s", advice.device);
     if (status == KS_OK) status = read_facts(c, &f);
-    if (status == KS_OK) status = report(&f, ctx, dir, types, layouts, studies, &count);
+    if (status == KS_OK) status = report(c, &f, ctx, dir, types, layouts, studies, &count);
     code = status == KS_OK ? print_result(c, dir, f.name, studies, count) : cli_status(status);
     for (int i = 0; i < count; i++) study_free(&studies[i]);
     ks_rows_free(&f.rows);

@@ -9,7 +9,7 @@ static const struct {
     int (*run)(cli *c, int argc, char **argv);
     const char *summary;
 } commands[] = {
-    {"advise", cmd_advise, "which path and kernel a problem should take, how long it takes, and why"},
+    {"advise", cmd_advise, "which path and kernel a problem should take, and why"},
     {"calibrate", cmd_calibrate, "measure this machine, fit the predictor and report its regret"},
     {"fit", cmd_fit, "refit the predictor from what the store holds"},
     {"evaluate", cmd_evaluate, "regret of the advisor on a table of measurements"},
