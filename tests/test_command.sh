@@ -344,8 +344,12 @@ else
 fi
 
 # ---- calibrate ----
+expect 0 --db dry.db calibrate --dry-run --budget 5m --target-regret 2%; said "300 s" "2.00 %" batch-first batch-last "Ctrl-C" dry.db
+expect 0 --db dry.db calibrate --dry-run --dtype f16,f64 --layout last --json; json
+holds '.budget_s == 60 and [.configs[] | .dtype + .layout] == ["f16last", "f64last"] and .configs[0].stored == 0'
+[ ! -e dry.db ] || fail "$last: made a store"
 if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
-    expect 0 --db cal.db calibrate --budget 6s --seed 1 --json; quiet; json
+    expect 0 --db cal.db calibrate --budget 6s --seed 1 --json --quiet; quiet; json
     holds '.schema_version == 1 and .measured > 0 and .copy_bytes_per_s > 0 and (.configs|length) == 2'
     holds '[.configs[] | .regret.mean >= 0 and .static.always_fused.max >= .static.always_fused.median and .problems > 0] | all'
     expect 0 --db cal.db calibrate --budget 3s --layout first --progress

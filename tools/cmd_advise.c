@@ -179,9 +179,10 @@ static void print_text(const ks_advice *advice, const reasons *why)
     const ks_candidate *best = chosen(advice);
     double fastest = advice->candidate_count ? advice->candidates[0].time_s : NAN;
     const char *quantity = advice->objective == KS_ENERGY ? "energy" : "time";
-    printf("%s: %s, %s %s\n", ks_family_name(advice->path), advice->kernel, cost(advice, best ? best->time_s : NAN).s,
-           advice->source == KS_FROM_MEASUREMENT ? "measured" : "predicted");
-    printf("pattern (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "), batch %" PRId64 " %s, %s, on %s\n\n", p->a,
+    printf("%s%s: %s, %s %s%s\n", cli_look(stdout, "1"), ks_family_name(advice->path), advice->kernel,
+           cost(advice, best ? best->time_s : NAN).s,
+           advice->source == KS_FROM_MEASUREMENT ? "measured" : "predicted", cli_look(stdout, "0"));
+    printf("pattern (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "), batch %" PRId64 " %s, %s\non %s\n\n", p->a,
            p->b, p->c, p->d, p->batch, ks_layout_name(p->layout), ks_type_name(p->type), advice->device);
 
     int width = 6;

@@ -75,9 +75,14 @@ static void fill_all(const char *text)
     char paragraph[2048];
     while (*text) {
         size_t used = 0;
-        if (*text == ' ') {
+        if (*text == ' ') { /* "  word  what it is", whose lines begin below each other */
+            size_t start = strspn(text, " ");
+            start += strcspn(text + start, " \n");
+            start += strspn(text + start, " ");
             used = strcspn(text, "\n");
-            printf("%.*s\n", (int)used, text);
+            snprintf(paragraph, sizeof paragraph, "%.*s", (int)(used - start), text + start);
+            printf("%.*s", (int)start, text);
+            fill(paragraph, (int)start, (int)start);
             text += used + (text[used] == '\n');
             if (*text == '\n') putchar('\n'), text++;
             continue;
@@ -233,9 +238,11 @@ static void print_man(const char *command, const char *synopsis, const char *abo
 
 /* ---- Completion ---- */
 
-static void print_options(const char *about, const cli_option *options, int count)
+static void print_options(const char *synopsis, const char *about, const cli_option *options, int count)
 {
-    for (const char *line = about; *line; line += strspn(line, "\n")) {
+    const bool has_words =
+        strstr(synopsis, "COMMAND") || strstr(synopsis, "ACTION"); /* else the items are other things */
+    for (const char *line = has_words ? about : ""; *line; line += strspn(line, "\n")) {
         const int length = (int)strcspn(line, "\n"), start = (int)strspn(line, " ");
         if (start && start < length) {
             const int word = (int)strcspn(line + start, " "), gap = (int)strspn(line + start + word, " ");
@@ -257,7 +264,7 @@ bool help_print(const char *form, const char *command, const char *synopsis, con
     else if (strcmp(form, "man") == 0)
         print_man(command, synopsis, about, options, count);
     else if (strcmp(form, "options") == 0)
-        print_options(about, options, count);
+        print_options(synopsis, about, options, count);
     else
         return false;
     return true;

@@ -25,7 +25,10 @@ _ksauto()
             esac
             return
         fi
-        words+=("$name")
+        # Options where one was begun, else the words that may stand here.
+        case $current,$name in
+        -*,-* | [!-]*,[!-]* | ,[!-]*) words+=("$name") ;;
+        esac
     done < <("${COMP_WORDS[0]}" "${command[@]}" --help=options 2>/dev/null)
     mapfile -t COMPREPLY < <(compgen -W "${words[*]}" -- "$current")
     # Arguments that are files, such as db import's.
