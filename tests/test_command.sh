@@ -129,6 +129,22 @@ cp bad.db bad.copy
 expect 0 --db bad.db advise 1,2,3,4 --batch 5; says note
 cmp -s bad.db bad.copy || fail "$last: changed the file it could not use"
 
+# ---- advise --search ----
+expect 0 advise --search 64x96 --params 50% --top 5; quiet; said dense parameters "x dense"
+expect 0 advise --search=64x96 --params 50% --factors 2 --json; json; cp out chains2.json
+holds '[.chains[].factors | length] | all(. == 2)'
+holds '[.chains[].time_s] == ([.chains[].time_s] | sort | reverse) and [.chains[].parameters] == ([.chains[].parameters] | sort | reverse)'
+expect 0 advise --search 12x20 --params 90% --factors 3 --top 1000 --json; json; cp out chains3.json
+expect 0 advise --search --help; said --params --factors
+misuse 1024 4096 -- advise --search 1024 --params 10%
+misuse --factors 2 4 -- advise --search 16x16 --factors 5
+expect 1 advise --search 7x11 --params 10%; says parameters --params
+expect 1 advise --search 64x64 --params 50% --measure --device "NVIDIA H200"; says --measure CPU
+if [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+    checks=$((checks + 1)); last="search_numpy.py"
+    /usr/bin/python3 "$here/search_numpy.py" chains2.json chains3.json >out 2>err || fail "$last"
+fi
+
 # ---- devices ----
 expect 0 devices; quiet; said here where
 expect 0 devices --json; json; holds '.schema_version == 1 and (.here|length) >= 1 and (.store|type=="array") and (.seeds|type=="array")'

@@ -49,6 +49,7 @@ for command in $(words); do
     grep -q "\"$command" "$source/tools/schema.json" || [ "$command" = db ] || fail "schema.json lacks $command"
 done
 for action in $(words db); do page db "$action"; done
+"$ksauto" advise --search --help | awk '/^Examples:/ { on = 1; next } on && /^  ksauto / { print substr($0, 3) }' >>"$examples"
 [ "$(wc -l <"$examples")" -ge 25 ] || fail "only $(wc -l <"$examples") examples were found"
 # An example parses if nothing before its --help is unknown.
 while IFS= read -r line; do
@@ -119,7 +120,7 @@ grep -q note "$work/err" || fail "no note of a store that is missing"
 
 # ---- width of results ----
 
-for result in "advise 1,192,48,2 --batch 25088" devices "calibrate --dry-run" "db info"; do
+for result in "advise 1,192,48,2 --batch 25088" devices "calibrate --dry-run" "db info" "advise --search 1024x4096 --params 10%"; do
     # shellcheck disable=SC2086
     wide=$("$ksauto" $result 2>/dev/null | grep -vF "$work" | awk 'length > 80')
     [ -z "$wide" ] || fail "ksauto $result is wider than 80 columns: $wide"

@@ -52,6 +52,8 @@ for type in f32 f16 bf16 f64; do holds advise advise 6,64,64,2 --batch 128 --dty
 holds advise advise 6,64,64,1 --batch 128 --explain
 holds advise advise 6,64,64,1 --batch 128 --objective energy --math tf32
 holds advise advise 6,64,64,1 --batch 128 --device "NVIDIA H200"
+holds "advise --search" advise --search 48x64 --params 50%
+holds "advise --search" advise --search 48x64 --params 50% --measure --batch 3
 holds "calibrate --dry-run" calibrate --dry-run --target-regret 1%
 for action in path info check; do holds "db $action" db $action; done
 holds "db export" db export --out "$work/e.csv"

@@ -2,7 +2,7 @@
  *
  * The answer stands first, since most readers want no more; then the candidates, so that one sees by how much; then
  * what the answer rests on. --explain says in words what the numbers mean for somebody who does not know the paper. */
-#include "cli.h"
+#include "search.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -215,6 +215,12 @@ int cmd_advise(cli *c, int argc, char **argv)
     ks_problem problem = {.type = KS_F32, .layout = KS_BATCH_FIRST, .math = KS_MATH_F32};
     ks_options context = {0};
     bool with_reasons = false;
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], "--search", strlen("--search")) == 0) {
+            if (i + 1 < argc && strncmp(argv[i + 1], "--help", strlen("--help")) == 0) argv[i] = argv[i + 1];
+            return cmd_search(c, argc, argv);
+        }
+    const char *shape;
     const cli_option options[] = {
         {"batch", CLI_INT, &problem.batch, "N", "rows of X", true},
         {"dtype", CLI_TYPE, &problem.type, "TYPE", "f32 (default), f16, bf16 or f64", false},
@@ -223,6 +229,8 @@ int cmd_advise(cli *c, int argc, char **argv)
         {"device", CLI_TEXT, &context.device, "DEVICE",
          "cpu (default), cuda:N, or a name that 'ksauto devices' lists", false},
         {"objective", CLI_OBJECTIVE, &context.objective, "WHAT", "time (default) or energy", false},
+        {"search", CLI_TEXT, &shape, "INPUTSxOUTPUTS",
+         "instead: the fastest chains of factors for a layer; 'ksauto advise --search --help' says more", false},
         {"explain", CLI_FLAG, &with_reasons, NULL, "say why, in words", false},
         {0},
     };
