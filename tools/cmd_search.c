@@ -22,13 +22,19 @@ static const char about[] = "Lists the chains of Kronecker-sparse factors for a 
                             "Factors are applied from "
                             "right to left; chains of which an output does not depend on every input are left out.";
 
-enum { MOST_SIZE = 1 << 20, SLOTS = 1 << 14 };
+enum { MOST_SIZE = 1 << 20, MOST_DIVISORS = 240 /* of numbers up to that */, SLOTS = 1 << 14 };
+
+typedef struct divisors {
+    int64_t of[MOST_DIVISORS]; /* rising */
+    int count;
+} divisors;
 
 typedef struct search {
     const cli *c;
     ks_context *ctx;
     ks_problem like; /* batch, type, layout, math */
     int64_t inputs, outputs;
+    divisors in, out;     /* of these */
     double most;          /* parameters */
     int longest;          /* factors */
     search_factor *slots; /* what was asked already, by pattern */
@@ -104,10 +110,12 @@ static void try_factor(search *s, int64_t a, int64_t b, int64_t next_a, int64_t 
 static void extend(search *s, int64_t a, int64_t d_before, int64_t rank_before)
 {
     const bool last = s->now.length + 1 == s->longest;
-    for (int64_t d = last ? 1 : d_before; d >= 1; d--) {
+    for (int i = 0; i < s->out.count && s->out.of[i] <= (last ? 1 : d_before); i++) {
+        const int64_t d = s->out.of[i];
         if (d_before % d) continue;
-        for (int64_t next_a = last ? s->inputs : a; next_a <= s->inputs; next_a++) {
-            if (next_a % a || s->inputs % next_a || (d == 1) != (next_a == s->inputs)) continue;
+        for (int j = 0; j < s->in.count; j++) {
+            const int64_t next_a = s->in.of[j];
+            if (next_a % a || (d == 1) != (next_a == s->inputs)) continue;
             const int64_t b = rank_before * (d_before / d), c = next_a / a;
             for (int64_t rank = 1; s->status == KS_OK; rank *= 2) {
                 const double parameters = (double)a * (double)b * (double)(rank * c) * (double)d;
@@ -117,6 +125,14 @@ static void extend(search *s, int64_t a, int64_t d_before, int64_t rank_before)
             }
         }
     }
+}
+
+static divisors divisors_of(int64_t n)
+{
+    divisors all = {.count = 0};
+    for (int64_t i = 1; i <= n; i++)
+        if (n % i == 0) all.of[all.count++] = i;
+    return all;
 }
 
 /* "1024x4096" */
@@ -264,6 +280,7 @@ int cmd_search(cli *c, int argc, char **argv)
     if (longest < 2 || longest > SEARCH_LONGEST)
         return cli_misuse("advise", "--factors must be from 2 to %d", SEARCH_LONGEST);
     s.longest = (int)longest;
+    s.in = divisors_of(s.inputs), s.out = divisors_of(s.outputs);
     s.most = share * (double)s.inputs * (double)s.outputs;
     code = cli_open(c, "advise", &context, &s.ctx);
     if (code != CLI_GO_ON) return code;

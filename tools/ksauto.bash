@@ -13,10 +13,10 @@ _ksauto()
             ;;
         esac
     done
-    local name metavar values help
+    local name metavar values
     while IFS= read -r line; do
         # Tabs in a row would be one separator to read.
-        IFS=$'\x1f' read -r name metavar values help <<<"${line//$'\t'/$'\x1f'}"
+        IFS=$'\x1f' read -r name metavar values _ <<<"${line//$'\t'/$'\x1f'}"
         if [ "$name" = "$previous" ] && [ -n "$metavar" ]; then
             case $metavar in
             FILE | OUT | DIR | P* | *.npy) mapfile -t COMPREPLY < <(compgen -f -- "$current") ;;

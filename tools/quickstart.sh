@@ -52,8 +52,10 @@ done
 cat <<END
 
 Done in $(($(date +%s) - started)) s. Next, what this machine takes for a pattern and why; measuring on, for better advice;
-and installing the header, the libraries and the command for your own programs:
+a page of pictures of what is known of it (with gnuplot, Debian's gnuplot-nox); and installing the header, the libraries and
+the command for your own programs:
   $ksauto advise 1,768,192,2 --batch 25088 --explain$on
   $ksauto calibrate --budget 5m$on
+  $ksauto report --out report$on
   cmake --install $folder --prefix PREFIX
 END
