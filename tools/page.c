@@ -119,8 +119,17 @@ static void put_table(FILE *out, const study *studies, int count)
     fputs("</tbody></table></div>\n", out);
 }
 
-static void put_head(FILE *out, const ks_device *device)
+/* Whether the models are of kernels that this build lacks, and know them by generic costs. */
+static bool has_foreign_kernels(const study *s)
 {
+    for (int q = 0; q < s->cases.kernels; q++)
+        if (ks_kernel_is_foreign(s->cases.kernel[q])) return true;
+    return false;
+}
+
+static void put_head(FILE *out, const study *s)
+{
+    const ks_device *device = s->device;
     char day[32] = "";
     const time_t now = time(NULL);
     struct tm utc;
@@ -140,9 +149,13 @@ static void put_head(FILE *out, const ks_device *device)
           out);
     fprintf(out, "Copies %s, GEMM in f32 %s", cli_rate(device->copy_bytes_per_s, "B/s").s,
             cli_rate(device->gemm_flops_per_s[KS_F32], "FLOP/s").s);
-    fprintf(out,
-            ". Made by ksauto %s on %s; all figures are of patterns that the models behind them had not seen.</p>\n",
+    fprintf(out, ". Made by ksauto %s on %s; all figures are of patterns that the models behind them had not seen.",
             ks_version(), day);
+    if (has_foreign_kernels(s))
+        fputs(" This build lacks the device's kernels, and judges their costs in general terms: one that has them "
+              "does better.",
+              out);
+    fputs("</p>\n", out);
 }
 
 ks_status study_write_page(const char *dir, const study *studies, int count)
@@ -152,7 +165,7 @@ ks_status study_write_page(const char *dir, const study *studies, int count)
     snprintf(path, sizeof path, "%s/index.html", dir);
     ks_status status = output_open(&out, path);
     if (status != KS_OK) return status;
-    put_head(out.file, studies[0].device);
+    put_head(out.file, &studies[0]);
     put_table(out.file, studies, count);
     fputs("<nav aria-label=\"Pictures\">", out.file);
     for (const study_plot *plot = study_plots; plot < study_plots + STUDY_PLOTS; plot++)
