@@ -76,7 +76,8 @@ must "ksauto --version there" inside ksauto --version
 must "advice there" inside ksauto advise 6,64,64,1 --batch 128
 must "the manual page is there" inside test -s /usr/share/man/man1/ksauto-advise.1
 must "a compiler" inside apt-get install -y --no-install-recommends gcc libc6-dev pkg-config
-must "compiling with the package" inside sh -c 'cc -std=c11 $(pkg-config --cflags ksauto) /consumer.c -o /consumer $(pkg-config --libs ksauto) -lm'
+must "compiling with the package" inside sh -c \
+    'cc -std=c11 $(pkg-config --cflags ksauto) /consumer.c -o /consumer $(pkg-config --libs ksauto) -lm'
 must "the program there" inside /consumer
 must "removing it" inside apt-get remove -y ksauto
 if inside sh -c 'command -v ksauto' >/dev/null; then echo "FAILED: it is there after its removal" >&2; exit 1; fi

@@ -1,8 +1,8 @@
 /* The pictures of `ksauto report`, as scripts for gnuplot.
  *
- * One colour has one meaning in all of them: blue is fused, orange is bmm, green is the advisor, grey the rest. The three differ for
- * all common kinds of colour blindness, and as text on white they have a contrast above 4.5. Each picture is small enough to be
- * read on a phone, so a page puts them side by side rather than make them large. */
+ * One colour has one meaning in all of them: blue is fused, orange is bmm, green is the advisor, grey the rest. The three differ
+ * for all common kinds of colour blindness, and as text on white they have a contrast above 4.5. Each picture is small enough
+ * to be read on a phone, so a page puts them side by side rather than make them large. */
 #include "study.h"
 
 #include <inttypes.h>

@@ -3,8 +3,9 @@
  *     sh decision_table.sh > decisions.csv
  *     cc pinned.c -o pinned $(pkg-config --cflags --libs ksauto) -lm && ./pinned decisions.csv
  *
- * A training job on many machines wants all of them to add up in the same order, and a release wants the kernels that were tested.
- * Each row names a kernel, which ks_matmul takes by its name. Here every row is run, and compared with what ks_auto_matmul gives. */
+ * A training job on many machines wants all of them to add up in the same order, and a release wants the kernels that were
+ * tested. Each row names a kernel, which ks_matmul takes by its name. Here every row is run, and compared with what
+ * ks_auto_matmul gives. */
 #include <inttypes.h>
 #include <ksauto.h>
 #include <math.h>
