@@ -37,7 +37,7 @@ began=$(date +%s)
 # types COMMAND: in the checkout; it must succeed. Its output is in $work/out.
 types() {
     echo "[$(($(date +%s) - began)) s] \$ $1" >>"$transcript"
-    if ! env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb chroot "$debian" sh -c "cd /root/ksauto && $1" \
+    if ! env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb chroot "$debian" sh -c "cd /root/ksauto && $1" \
         >"$work/out" 2>&1 </dev/null; then
         cat "$work/out" >>"$transcript"
         echo "FAILED: '$1'" >&2
@@ -47,6 +47,7 @@ types() {
     cat "$work/out" >>"$transcript"
 }
 types 'sh tools/quickstart.sh'
+grep -q 'P(fused faster)' "$work/out" || { echo "FAILED: quickstart.sh gives no first answer" >&2; exit 1; }
 grep -q '^Done in' "$work/out" || { echo "FAILED: quickstart.sh does not say that it is done" >&2; exit 1; }
 # What it says to do next, as it says it.
 next=$(grep -o '[^ ]*/ksauto advise .*' "$work/out" | head -n 1)

@@ -35,6 +35,9 @@ elif [ -e /dev/nvidiactl ]; then
 fi
 step "Building" cmake --build "$folder" -j "$(nproc)" || fail "stopped: the library could not be built."
 
+printf '\nA first answer, from the measurements that ship (ksauto advise 1,192,48,2 --batch 25088):\n\n'
+"$ksauto" --quiet advise 1,192,48,2 --batch 25088 || fail "stopped: 'ksauto advise' failed, see the message above."
+
 store=$("$ksauto" db path) || fail "stopped: there is no place for the measurements, see the message above."
 devices=cpu on=
 if "$ksauto" devices | grep -q '^here  *cuda:0 '; then devices='cpu cuda:0' on=' --device cuda:0'; fi
