@@ -71,7 +71,7 @@ cp "$deb" "$debian/ksauto.deb"
 cp "$source/tests/consumer.c" "$debian/consumer.c"
 mount -t proc proc "$debian/proc" 2>/dev/null || :
 inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive chroot "$debian" "$@"; }
-must "apt-get install of the package" inside apt-get install -y --no-install-recommends /ksauto.deb
+must "apt-get install of the package, and of what it recommends" inside apt-get install -y /ksauto.deb
 must "ksauto --version there" inside ksauto --version
 must "advice there" inside ksauto advise 6,64,64,1 --batch 128
 must "the manual page is there" inside test -s /usr/share/man/man1/ksauto-advise.1
