@@ -268,12 +268,12 @@ static const char *valid_values(cli_kind kind, char *text, size_t size)
 
 const char *cli_words_of(cli_kind kind)
 {
+    static const char mark[] = "valid: ";
     static char words[128];
     char *to = words;
-    if (kind == CLI_FLAG || kind == CLI_TEXT || kind == CLI_INT || kind == CLI_SECONDS || kind == CLI_FRACTION)
-        return "";
-    valid_values(kind, words, sizeof words);
-    for (const char *from = words + strlen("valid: "); *from && strncmp(from, ", several", 9) != 0; from++)
+    const char *from = valid_values(kind, words, sizeof words);
+    if (strncmp(from, mark, strlen(mark)) != 0) return "";
+    for (from += strlen(mark); *from && strncmp(from, ", several", 9) != 0; from++)
         if (*from != ',') *to++ = *from;
     *to = '\0';
     return words;
