@@ -9,11 +9,17 @@
 #include <string.h>
 #include <unistd.h>
 
+static bool is_same(const ks_problem *x, const ks_problem *y)
+{
+    return x->a == y->a && x->b == y->b && x->c == y->c && x->d == y->d && x->batch == y->batch &&
+           x->type == y->type && x->layout == y->layout && x->math == y->math;
+}
+
 /* The kernels of a problem are measured, and stored, one after the other. */
 static bool count_problem(void *user, const ks_measurement *m)
 {
     plan *p = user;
-    if (memcmp(&m->problem, &p->last, sizeof p->last) != 0) p->stored[m->problem.type][m->problem.layout]++;
+    if (!is_same(&m->problem, &p->last)) p->stored[m->problem.type][m->problem.layout]++;
     p->last = m->problem;
     return true;
 }

@@ -16,7 +16,7 @@ typedef struct watch {
     char throttle[64];                /* what held a GPU's clock down, if anything did */
 } watch;
 
-/* {.first_regret = NAN, ...}: before anything has happened. */
+/* Before anything has happened. */
 watch watch_new(void);
 
 /* Draws the line, or prints it, if its time has come. */
