@@ -6,7 +6,6 @@
 #include "store.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 static bool is_same(const ks_problem *x, const ks_problem *y)
