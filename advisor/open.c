@@ -6,7 +6,7 @@
 #include "error.h"
 #include "memory.h"
 #include "seeds.h"
-#include "store.h"
+#include "standing.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -108,6 +108,8 @@ static bool take_model(void *user, const ks_model_row *row)
         ks_model_free(model);
         return true;
     }
+    if (in->ctx->here && in->source == KS_FROM_MODEL && in->ctx->store_status == KS_OK && !*in->ctx->store_why)
+        ks_model_stale(model, &in->ctx->device, in->ctx->store_why, sizeof in->ctx->store_why);
     k->model = model, k->source = in->source;
     snprintf(k->source_device, sizeof k->source_device, "%s", in->device);
     return true;
@@ -124,8 +126,7 @@ static void read_store(ks_context *ctx, ks_store *store)
     intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
     const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
-    if (s == KS_OK) s = ks_store_each(store, &filter, ks_rows_add, &r);
-    if (s == KS_OK) s = ks_rows_status(&r);
+    if (s == KS_OK) s = ks_rows_read(store, &filter, &r);
     if (s != KS_OK) note_store_trouble(ctx, s);
     ctx->stored = r.count;
     ks_device known = ctx->device;

@@ -14,7 +14,7 @@
  * from one launch to the next: with pieces of 12 to 32 MB it took 1.3 to 2 times as long on an H100 in one stream, and still
  * 1.05 to 1.5 times over 2 to 6 streams side by side. */
 #include "cublas.h"
-#include "cuda.h"
+#include "cuda_device.h"
 #include "permute.h"
 #include "rows.h"
 #include "sizes.h"

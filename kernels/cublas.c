@@ -4,7 +4,7 @@
  * problem allows TF32. The pedantic compute types are not asked for: they forbid tensor cores to float16 as well, and the
  * default one for float32 computes in float32 already. */
 #include "cublas.h"
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 
 #include <cublas_v2.h>

@@ -3,7 +3,7 @@
  *
  * The runtime is linked statically and finds the driver by itself, so this file runs everywhere: without a driver every
  * call of CUDA fails with an error code, and ks_cuda_count says why in words. */
-#include "cuda.h"
+#include "cuda_device.h"
 #include "backend.h"
 #include "cublas.h"
 #include "error.h"

@@ -1,10 +1,11 @@
 /* fused.cuda.mma: the row of the kernel table, and its planner. What runs on the device is fused_mma.cuh. */
 #include "fused_mma_plan.cuh"
 #include "launch.cuh"
+#include "plan_memory.cuh"
 #include "sizes.h"
 
 extern "C" {
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "rows.h"
 }
@@ -257,28 +258,7 @@ static bool make_plan(const ks_problem *p, const ks_device *device, plan *out)
 
 const plan *best_plan(const ks_problem *p, const ks_device *device)
 {
-    enum { REMEMBERED = 64 };
-    struct memory {
-        ks_problem problem;
-        int units, arch;
-        bool known, possible;
-        plan best;
-    };
-    static thread_local memory remembered[REMEMBERED];
-    const int arch = ks_cuda_arch(device);
-    uint64_t hash = 0;
-    for (const int64_t v : {p->a, p->b, p->c, p->d, p->batch, (int64_t)p->type, (int64_t)p->layout, (int64_t)p->math})
-        hash = (hash ^ (uint64_t)v) * 0x9e3779b97f4a7c15u;
-    memory *m = &remembered[hash >> 58];
-    const ks_problem *q = &m->problem;
-    if (!m->known || q->a != p->a || q->b != p->b || q->c != p->c || q->d != p->d || q->batch != p->batch ||
-        q->type != p->type || q->layout != p->layout || q->math != p->math || m->units != device->units ||
-        m->arch != arch) {
-        *m = {};
-        m->problem = *p, m->units = device->units, m->arch = arch, m->known = true;
-        m->possible = make_plan(p, device, &m->best);
-    }
-    return m->possible ? &m->best : NULL;
+    return ks_cuda::remembered_plan<plan, make_plan>(p, device);
 }
 
 static bool supports(const ks_problem *p, const ks_device *device)

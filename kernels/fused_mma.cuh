@@ -32,22 +32,6 @@
 namespace ks_mma
 {
 
-__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b)
-{
-    return __byte_perm(a, b, 0x5410);
-}
-
-__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b)
-{
-    return __byte_perm(a, b, 0x7632);
-}
-
-/* Halves number e0 and e1 of the words w, as a pair. */
-__device__ __forceinline__ uint32_t halves(const uint32_t *w, int e0, int e1)
-{
-    return __byte_perm(w[e0 / 2], w[e1 / 2], (e0 % 2 ? 0x32 : 0x10) | (e1 % 2 ? 0x7600 : 0x5400));
-}
-
 /* The raw A operands of one step for LC l's, those from u * LC on: a[l][m-tile]. xs: the stage. */
 template <class S>
 __device__ __forceinline__ void read_x(uint32_t (&a)[S::LC][S::MT][4], const char *xs, int step, int u, int wn,

@@ -28,8 +28,7 @@ const variant *shapes_f32(int *count);
 const variant *shapes_tf32(int *count);
 const variant *shapes_for(const ks_problem *p, int *count);
 
-/* The best plan over all shapes; NULL if none fits. Each thread remembers what it planned last: a decision asks several times,
- * and a launch cannot wait for it. The plan stays until another problem's takes its place. */
+/* The best plan over all shapes; NULL if none fits. It stays until another problem's takes its place. */
 const plan *best_plan(const ks_problem *p, const ks_device *device);
 
 } // namespace ks_mma

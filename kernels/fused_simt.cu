@@ -12,7 +12,7 @@
  * floats are one sector. Tiles that share X (neighbours in j, in l) follow each other, so that X is read again from L2.
  *
  * Dropped: shared memory filled by cp.async, which cannot convert float16 on its way nor copy 2 bytes. */
-#include "cuda.h"
+#include "cuda_device.h"
 #include "launch.cuh"
 #include "rows.h"
 #include "split.cuh"

@@ -12,7 +12,7 @@
 #include "split.cuh"
 
 extern "C" {
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "rows.h"
 }

@@ -2,7 +2,7 @@
  *
  * Nothing here is on the path of a product, so everything waits: for all earlier work on the device, on whatever stream,
  * and for its own. Only ks_cuda_copy, which is timed, is queued on a stream. */
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "launch.cuh"
 

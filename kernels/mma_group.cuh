@@ -23,6 +23,7 @@ static constexpr bool can_group = false;
 /* 8 columns' results, and lists of them as operands (HOW: "+f" or "=f") and as their names. */
 #define KS_SUMS1(HOW, n)  HOW(c[n][0]), HOW(c[n][1]), HOW(c[n][2]), HOW(c[n][3])
 #define KS_SUMS2(HOW, n)  KS_SUMS1(HOW, n), KS_SUMS1(HOW, n + 1)
+#define KS_SUMS3(HOW, n)  KS_SUMS2(HOW, n), KS_SUMS1(HOW, n + 2)
 #define KS_SUMS4(HOW, n)  KS_SUMS2(HOW, n), KS_SUMS2(HOW, n + 2)
 #define KS_SUMS6(HOW, n)  KS_SUMS4(HOW, n), KS_SUMS2(HOW, n + 4)
 #define KS_SUMS8(HOW, n)  KS_SUMS4(HOW, n), KS_SUMS4(HOW, n + 4)
@@ -30,6 +31,7 @@ static constexpr bool can_group = false;
 #define KS_SUMS16(HOW, n) KS_SUMS8(HOW, n), KS_SUMS8(HOW, n + 8)
 #define KS_NAMES1         "%0, %1, %2, %3"
 #define KS_NAMES2         KS_NAMES1 ", %4, %5, %6, %7"
+#define KS_NAMES3         KS_NAMES2 ", %8, %9, %10, %11"
 #define KS_NAMES4         KS_NAMES2 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define KS_NAMES6         KS_NAMES4 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define KS_NAMES8         KS_NAMES6 ", %24, %25, %26, %27, %28, %29, %30, %31"
@@ -51,7 +53,8 @@ static constexpr bool can_group = false;
     template <int NT, bool ADD>                                                                                      \
     __device__ __forceinline__ void group_product(TYPE, float(&c)[NT][4], const uint32_t(&a)[4], uint64_t k)         \
     {                                                                                                                \
-        static_assert(NT == 4 || NT == 6 || NT == 8 || NT == 12 || NT == 16, "compiled for these");                  \
+        static_assert(NT == 3 || NT == 4 || NT == 6 || NT == 8 || NT == 12 || NT == 16, "compiled for these");       \
+        KS_GROUP_PRODUCT(3, "24", "%12, %13, %14, %15", "%16");                                                      \
         KS_GROUP_PRODUCT(4, "32", "%16, %17, %18, %19", "%20");                                                      \
         KS_GROUP_PRODUCT(6, "48", "%24, %25, %26, %27", "%28");                                                      \
         KS_GROUP_PRODUCT(8, "64", "%32, %33, %34, %35", "%36");                                                      \

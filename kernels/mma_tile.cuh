@@ -71,6 +71,22 @@ template <int WORDS> __device__ __forceinline__ void load_words(uint32_t *to, co
     }
 }
 
+__device__ __forceinline__ uint32_t low_halves(uint32_t a, uint32_t b)
+{
+    return __byte_perm(a, b, 0x5410);
+}
+
+__device__ __forceinline__ uint32_t high_halves(uint32_t a, uint32_t b)
+{
+    return __byte_perm(a, b, 0x7632);
+}
+
+/* Halves number e0 and e1 of the words w, as a pair. */
+__device__ __forceinline__ uint32_t halves(const uint32_t *w, int e0, int e1)
+{
+    return __byte_perm(w[e0 / 2], w[e1 / 2], (e0 % 2 ? 0x32 : 0x10) | (e1 % 2 ? 0x7600 : 0x5400));
+}
+
 /* Types. `operand` is what A or B of one product is made of; `width` registers of raw bits in, as many or twice out. `parts`: how
  * many operands a number becomes; `groups`: whether four warps may multiply together (mma_group.cuh). */
 

@@ -12,7 +12,7 @@
  * Global accesses are of 16 bytes where every run begins and ends at a multiple of that, else of one element; those to
  * shared memory are of one element, of which a multiprocessor moves ten times what memory asks for. */
 #include "permute.h"
-#include "cuda.h"
+#include "cuda_device.h"
 #include "launch.cuh"
 #include "split.cuh"
 

@@ -9,8 +9,8 @@ extern "C" {
 #endif
 
 extern const ks_kernel ks_ref_cpu, ks_fused_cpu, ks_fused_cpu_rows, ks_bmm_cpu_permute, ks_bmm_cpu_strided;
-extern const ks_kernel ks_fused_cuda_mma, ks_fused_cuda_skinny, ks_fused_cuda_simt, ks_bmm_cuda_permute,
-    ks_bmm_cuda_strided;
+extern const ks_kernel ks_fused_cuda_cluster, ks_fused_cuda_mma, ks_fused_cuda_skinny, ks_fused_cuda_simt,
+    ks_bmm_cuda_permute, ks_bmm_cuda_strided;
 
 /* Whether the problem is large enough to be worth waking the team (pool.h) for. */
 bool ks_cpu_is_wide(const ks_problem *problem);

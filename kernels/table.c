@@ -11,6 +11,7 @@ static const ks_kernel *const table[] = {
     &ks_bmm_cpu_permute,
     &ks_bmm_cpu_strided,
 #if KSAUTO_CUDA
+    &ks_fused_cuda_cluster,
     &ks_fused_cuda_mma,
     &ks_fused_cuda_skinny,
     &ks_fused_cuda_simt,

@@ -5,7 +5,7 @@
  * the driver's queue takes, would otherwise wait for ever. It is short, so that such kernels can be measured at all: the
  * measurement is made once more, in case the host was merely interrupted, and then taken as it is, launch costs included,
  * as the kernel's user would have them. */
-#include "cuda.h"
+#include "cuda_device.h"
 #include "error.h"
 #include "launch.cuh"
 

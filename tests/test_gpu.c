@@ -228,6 +228,11 @@ static void test_larger(void **state)
         {.a = 2, .b = 192, .c = 48, .d = 16, .batch = 333}, {.a = 1, .b = 1024, .c = 1024, .d = 1, .batch = 257},
         {.a = 1, .b = 48, .c = 192, .d = 48, .batch = 256}, {.a = 48, .b = 64, .c = 64, .d = 2, .batch = 400},
         {.a = 16, .b = 16, .c = 16, .d = 16, .batch = 512}, {.a = 3, .b = 130, .c = 70, .d = 11, .batch = 501},
+        {.a = 2, .b = 104, .c = 72, .d = 24, .batch = 333}, {.a = 2, .b = 136, .c = 40, .d = 16, .batch = 777},
+        {.a = 1, .b = 100, .c = 96, .d = 8, .batch = 1001}, {.a = 3, .b = 72, .c = 120, .d = 6, .batch = 450},
+        {.a = 3, .b = 58, .c = 88, .d = 4, .batch = 1300},  {.a = 1, .b = 264, .c = 48, .d = 3, .batch = 900},
+        {.a = 2, .b = 324, .c = 64, .d = 2, .batch = 600},  {.a = 1, .b = 1024, .c = 1024, .d = 16, .batch = 70},
+        {.a = 1, .b = 768, .c = 512, .d = 32, .batch = 65}, {.a = 2, .b = 1024, .c = 1032, .d = 6, .batch = 140},
     };
     (void)state;
     for (size_t index = 0; index < (few ? 0 : sizeof shapes / sizeof *shapes + 12); index++) {

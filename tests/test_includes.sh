@@ -142,7 +142,7 @@ plant db/planted.c '#include <sqlite3.h>' bad
 plant db/store_planted.h '#include <sqlite3.h>' bad
 plant db/planted.c '#include <cuda_runtime.h>' bad
 plant kernels/planted.c '#include <cuda_runtime.h>' bad
-plant kernels/planted.c '#include "cuda.h"' bad
+plant kernels/planted.c '#include "cuda_device.h"' bad
 plant calib/planted.c '#include <nvml.h>' bad
 plant tests/planted.c '#include <sqlite3.h>' bad
 plant tools/planted.c '#include <cublas_v2.h>' bad

@@ -48,6 +48,10 @@ static int print_report(const ks_calibrate_report *report, const char *path, boo
         cJSON_AddStringToObject(object, "device", report->device);
         cli_add_number(object, "elapsed_s", report->elapsed_s);
         cli_add_integer(object, "measured", report->measured);
+        cli_add_integer(object, "canaries", report->canaries);
+        cli_add_integer(object, "kept", report->kept);
+        cli_add_integer(object, "rescaled", report->rescaled);
+        cli_add_integer(object, "set_aside", report->set_aside);
         cli_add_rates(object, report->copy_bytes_per_s, report->gemm_flops_per_s);
         cJSON *configs = cJSON_AddArrayToObject(object, "configs");
         for (int i = 0; i < report->count; i++)
@@ -55,6 +59,10 @@ static int print_report(const ks_calibrate_report *report, const char *path, boo
         return cli_print_json(object);
     }
     printf("%s: %d problems measured in %.0f s\n", report->device, report->measured, report->elapsed_s);
+    if (report->canaries)
+        printf("Versions have changed: %d known problems were measured again. What was known is\n"
+               "kept for %d kernels, rescaled for %d, set aside for %d.\n",
+               report->canaries, report->kept, report->rescaled, report->set_aside);
     printf("copy %s\nGEMM", cli_rate(report->copy_bytes_per_s, "B/s").s);
     for (int type = 0, shown = 0; type < KS_NTYPES; type++) {
         if (report->gemm_flops_per_s[type] > 0)

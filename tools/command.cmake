@@ -3,8 +3,8 @@
 add_executable(ksauto_command
     tools/acceptance.c tools/calibrate_plan.c tools/cli.c tools/cmd_advise.c tools/cmd_bench.c tools/cmd_calibrate.c tools/cmd_db.c
     tools/cmd_devices.c tools/cmd_evaluate.c tools/cmd_fit.c tools/cmd_matmul.c tools/cmd_report.c tools/cmd_search.c
-    tools/dispatch.c tools/draw.c tools/help.c tools/main.c tools/npy.c tools/output.c tools/page.c tools/plots.c tools/print.c
-    tools/report.c tools/search_measure.c tools/study.c tools/watch.c)
+    tools/dispatch.c tools/draw.c tools/explain.c tools/help.c tools/main.c tools/npy.c tools/output.c tools/page.c tools/plots.c tools/print.c
+    tools/replay.c tools/report.c tools/search_measure.c tools/study.c tools/watch.c)
 set_target_properties(ksauto_command PROPERTIES OUTPUT_NAME ksauto INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}")
 target_link_libraries(ksauto_command PRIVATE ksauto ksauto_calib ksauto_build PkgConfig::CJSON Threads::Threads m)
 install(TARGETS ksauto_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

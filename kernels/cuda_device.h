@@ -1,6 +1,6 @@
 /* What the files of the CUDA backend share. Only they include this; CUDA's own headers stay inside them. */
-#ifndef KS_CUDA_H
-#define KS_CUDA_H
+#ifndef KS_CUDA_DEVICE_H
+#define KS_CUDA_DEVICE_H
 
 #include "kernel.h"
 #include "memory.h"
