@@ -23,6 +23,7 @@ void ks_heldout_close(ks_heldout *h)
     free(h->chosen);
     free(h->lead);
     free(h->expected);
+    free(h->predicted);
     *h = (ks_heldout){0};
 }
 
@@ -38,7 +39,8 @@ static ks_status make_room(ks_heldout *h)
     if (h->cases.count < h->room) return KS_OK;
     const int room = h->room ? 2 * h->room : 256;
     if (!grown(&h->cases.items, sizeof *h->cases.items, room) || !grown(&h->chosen, sizeof *h->chosen, room) ||
-        !grown(&h->lead, sizeof *h->lead, room) || !grown(&h->expected, sizeof *h->expected, room))
+        !grown(&h->lead, sizeof *h->lead, room) || !grown(&h->expected, sizeof *h->expected, room) ||
+        !grown(&h->predicted, sizeof *h->predicted, room))
         return ks_fail(KS_ERR_MEMORY, "out of memory for %d held-out problems", room);
     h->room = room;
     return KS_OK;
@@ -54,6 +56,8 @@ ks_status ks_heldout_add(ks_heldout *h, const ks_case *c, const ks_prediction *p
     h->cases.items[at] = *c;
     h->chosen[at] = columns[best];
     h->lead[at] = h->expected[at] = NAN;
+    for (int q = 0; q < KS_MODEL_KERNELS; q++) h->predicted[at][q] = NAN;
+    for (int i = 0; i < count; i++) h->predicted[at][columns[i]] = exp(p[i].log_time);
     if (!deviations) return KS_OK;
     h->expected[at] = ks_expected_regret(p, count, best);
     if (ks_case_best(&h->cases, c, KS_FUSED) >= 0 && ks_case_best(&h->cases, c, KS_BMM) >= 0)

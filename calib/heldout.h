@@ -12,6 +12,7 @@ typedef struct ks_heldout {
     int *chosen;      /* a kernel's column, as ks_cases_regret takes it */
     double *lead;     /* ks_lead_of_fused; NaN where only one family was measured, or without deviations */
     double *expected; /* regret; NaN without deviations */
+    double (*predicted)[KS_MODEL_KERNELS]; /* each column's time (energy); NaN where the kernel was not measured */
 } ks_heldout;
 
 /* An empty one for cases like these, whose kernels it goes on using; and back. */

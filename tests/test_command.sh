@@ -133,6 +133,22 @@ cp bad.db bad.copy
 expect 0 --db bad.db advise 1,2,3,4 --batch 5; says note
 cmp -s bad.db bad.copy || fail "$last: changed the file it could not use"
 
+# ---- advise --search ----
+expect 0 advise --search 64x96 --params 50% --top 5; quiet; said dense parameters "x dense"
+expect 0 advise --search=64x96 --params 50% --factors 2 --json; json; cp out chains2.json
+holds '[.chains[].factors | length] | all(. == 2)'
+holds '[.chains[].time_s] == ([.chains[].time_s] | sort | reverse) and [.chains[].parameters] == ([.chains[].parameters] | sort | reverse)'
+expect 0 advise --search 12x20 --params 90% --factors 3 --top 1000 --json; json; cp out chains3.json
+expect 0 advise --search --help; said --params --factors
+misuse 1024 4096 -- advise --search 1024 --params 10%
+misuse --factors 2 4 -- advise --search 16x16 --factors 5
+expect 1 advise --search 7x11 --params 10%; says parameters --params
+expect 1 advise --search 64x64 --params 50% --measure --device "NVIDIA H200"; says --measure CPU
+if [ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+    checks=$((checks + 1)); last="search_numpy.py"
+    /usr/bin/python3 "$here/search_numpy.py" chains2.json chains3.json >out 2>err || fail "$last"
+fi
+
 # ---- devices ----
 expect 0 devices; quiet; said here where
 expect 0 devices --json; json; holds '.schema_version == 1 and (.here|length) >= 1 and (.store|type=="array") and (.seeds|type=="array")'
@@ -366,8 +382,12 @@ else
 fi
 
 # ---- calibrate ----
+expect 0 --db dry.db calibrate --dry-run --budget 5m --target-regret 2%; said "300 s" "2.00 %" batch-first batch-last "Ctrl-C" dry.db
+expect 0 --db dry.db calibrate --dry-run --dtype f16,f64 --layout last --json; json
+holds '.budget_s == 60 and [.configs[] | .dtype + .layout] == ["f16last", "f64last"] and .configs[0].stored == 0'
+[ ! -e dry.db ] || fail "$last: made a store"
 if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
-    expect 0 --db cal.db calibrate --budget 6s --seed 1 --json; quiet; json
+    expect 0 --db cal.db calibrate --budget 6s --seed 1 --json --quiet; quiet; json
     holds '.schema_version == 1 and .measured > 0 and .copy_bytes_per_s > 0 and (.configs|length) == 2'
     holds '[.configs[] | .regret.mean >= 0 and .static.always_fused.max >= .static.always_fused.median and .problems > 0] | all'
     expect 0 --db cal.db calibrate --budget 3s --layout first --progress

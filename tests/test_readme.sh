@@ -1,5 +1,6 @@
 #!/bin/sh
-# The README's C programs do what the README says: they are taken from there as they stand, compiled and run.
+# The README's C programs do what the README says: they are taken from there as they stand, compiled and run. So is the kernel
+# that kernels/README.md has as its example.
 #
 #     sh test_readme.sh SOURCE_DIR BUILD_OR_PREFIX [CUDA_LIBRARIES CUDA_HEADERS...]
 #
@@ -58,6 +59,40 @@ program() {
 program 1
 [ $code -eq 0 ] || fail "program 1 in README.md ends with exit code $code"
 echo "readme: the program of $lines lines compiles and runs"
+
+# The worked example of kernels/README.md: it compiles as a kernel of this library, and its row does what the page says of it.
+# shellcheck disable=SC2016
+awk '/^```c[[:space:]]*$/ { on = 1; next } /^```/ { on = 0 } on' "$source/kernels/README.md" >"$work/example.c"
+cat >"$work/try.c" <<'END'
+#include "kernel.h"
+#include <stdio.h>
+extern const ks_kernel ks_fused_cpu_dots;
+int main(void)
+{
+    enum { A = 3, B = 5, C = 7, BATCH = 4 };
+    float x[BATCH * A * C], k[A * B * C], y[BATCH * A * B];
+    const ks_problem p = {.a = A, .b = B, .c = C, .d = 1, .batch = BATCH, .type = KS_F32};
+    const ks_device device = {.backend = KS_CPU};
+    double terms[KS_NTERMS];
+    for (int i = 0; i < BATCH * A * C; i++) x[i] = (float)(i % 11 - 5);
+    for (int i = 0; i < A * B * C; i++) k[i] = (float)(i % 7 - 3);
+    if (!ks_fused_cpu_dots.supports(&p, &device) || ks_fused_cpu_dots.workspace_bytes(&p, &device) != 0) return 1;
+    ks_fused_cpu_dots.cost_terms(&p, &device, terms);
+    if (!(terms[KS_TERM_BYTES] > 0) || ks_fused_cpu_dots.run(&p, &(ks_run_args){.x = x, .k = k, .y = y}) != KS_OK) return 1;
+    for (int n = 0; n < BATCH; n++)
+        for (int i = 0; i < A; i++)
+            for (int j = 0; j < B; j++) {
+                float sum = 0;
+                for (int q = 0; q < C; q++) sum += x[(n * A + i) * C + q] * k[(i * B + j) * C + q];
+                if (sum != y[(n * A + i) * B + j]) return 1;
+            }
+    return 0;
+}
+END
+"${CC:-cc}" -std=c17 -Wall -Wextra -Werror -I "$source/advisor" -I "$source/kernels" "$work/try.c" "$work/example.c" \
+    -o "$work/try" -L "$libdir" -lksauto -lm || fail "the example in kernels/README.md does not compile"
+LD_LIBRARY_PATH=$libdir "$work/try" || fail "the kernel in kernels/README.md is wrong"
+echo "readme: the example kernel of kernels/README.md compiles and multiplies"
 [ $# -gt 0 ] || exit 0
 
 loads=$libdir:$1

@@ -5,6 +5,7 @@
  * command accepts just what the CSV files and the API accept. Printing of quantities and JSON is in print.c. */
 #include "cli.h"
 
+#include "help.h"
 #include "store.h"
 #include <errno.h>
 #include <getopt.h>
@@ -15,10 +16,31 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void say(const char *prefix, const char *command, const char *format, va_list args)
+static bool quiet; /* --quiet: no notes, no progress; errors all the same */
+
+const char *cli_look(FILE *stream, const char *look)
+{
+    static char code[4][8];
+    static int next;
+    const char *no_color = getenv("NO_COLOR"), *terminal = getenv("TERM");
+    if ((no_color && *no_color) || isatty(fileno(stream)) != 1 || !terminal || strcmp(terminal, "dumb") == 0)
+        return "";
+    next = (next + 1) % 4;
+    snprintf(code[next], sizeof code[next], "\033[%sm", look);
+    return code[next];
+}
+
+bool cli_shows_progress(const cli *c)
+{
+    return !quiet && !c->json && isatty(STDERR_FILENO) == 1;
+}
+
+/* look: of the prefix, as cli_look has it. */
+static void say(const char *look, const char *prefix, const char *command, const char *format, va_list args)
 {
     fflush(stdout); /* keeps the order right where both streams are one file */
-    fprintf(stderr, "ksauto%s%s: %s", command ? " " : "", command ? command : "", prefix);
+    fprintf(stderr, "%sksauto%s%s: %s%s", cli_look(stderr, look), command ? " " : "", command ? command : "", prefix,
+            cli_look(stderr, "0"));
     vfprintf(stderr, format, args);
     fputc('\n', stderr);
 }
@@ -27,7 +49,7 @@ int cli_fail(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    say("", NULL, format, args);
+    say("1;31", "", NULL, format, args);
     va_end(args);
     return CLI_FAILED;
 }
@@ -35,8 +57,9 @@ int cli_fail(const char *format, ...)
 void cli_note(const char *format, ...)
 {
     va_list args;
+    if (quiet) return;
     va_start(args, format);
-    say("note: ", NULL, format, args);
+    say("1", "note: ", NULL, format, args);
     va_end(args);
 }
 
@@ -44,7 +67,7 @@ int cli_misuse(const char *command, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    say("", command, format, args);
+    say("1;31", "", command, format, args);
     va_end(args);
     fprintf(stderr, "Try 'ksauto%s%s --help'.\n", command ? " " : "", command ? command : "");
     return CLI_MISUSED;
@@ -243,23 +266,20 @@ static const char *valid_values(cli_kind kind, char *text, size_t size)
     return "takes no value";
 }
 
-/* ---- Parsing ---- */
-
-static void print_usage(const char *synopsis, const char *about, const cli_option *options, int count)
+const char *cli_words_of(cli_kind kind)
 {
-    int width = 0;
-    for (int i = 0; i < count; i++) {
-        const char *metavar = options[i].metavar;
-        int length = (int)strlen(options[i].name) + (metavar ? 1 + (int)strlen(metavar) : 0);
-        if (length > width) width = length;
-    }
-    printf("Usage: %s\n\n%s\n\nOptions:\n", synopsis, about);
-    for (int i = 0; i < count; i++) {
-        const cli_option *o = &options[i];
-        int length = printf("  --%s%s%s", o->name, o->metavar ? " " : "", o->metavar ? o->metavar : "") - 4;
-        printf("%*s%s%s\n", width - length + 2, "", o->help, o->required ? " (required)" : "");
-    }
+    static const char mark[] = "valid: ";
+    static char words[128];
+    char *to = words;
+    const char *from = valid_values(kind, words, sizeof words);
+    if (strncmp(from, mark, strlen(mark)) != 0) return "";
+    for (from += strlen(mark); *from && strncmp(from, ", several", 9) != 0; from++)
+        if (*from != ',') *to++ = *from;
+    *to = '\0';
+    return words;
 }
+
+/* ---- Parsing ---- */
 
 /* getopt_long says '?' for an unknown and for an ambiguous option alike: tells which it was, and what is valid. */
 static int tell_unknown(const char *command, const char *word, const cli_option *options, int count)
@@ -287,11 +307,13 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
               int argc, char **argv, int positional_min, int positional_max, char ***positional,
               int *positional_count)
 {
-    enum { COMMON = 3 };
+    enum { COMMON = 4 };
+    const char *form = NULL; /* of help */
     bool help = false, seen[CLI_MAX_OPTIONS] = {false};
     const cli_option common[COMMON] = {
         {.name = "db", .kind = CLI_TEXT, .value = &c->store, .metavar = "FILE", .help = "the store of measurements"},
         {.name = "json", .kind = CLI_FLAG, .value = &c->json, .help = "print one JSON object"},
+        {.name = "quiet", .kind = CLI_FLAG, .value = &quiet, .help = "no notes and no progress"},
         {.name = "help", .kind = CLI_FLAG, .value = &help, .help = "print this and exit"},
     };
     cli_option all[CLI_MAX_OPTIONS];
@@ -301,7 +323,9 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
     for (const cli_option *o = options; o->name && count < CLI_MAX_OPTIONS - COMMON; o++) all[count++] = *o;
     for (int i = 0; i < COMMON; i++) all[count++] = common[i];
     for (int i = 0; i < count; i++) {
-        int takes = all[i].kind == CLI_FLAG ? no_argument : required_argument;
+        int takes = all[i].value == &help     ? optional_argument
+                    : all[i].kind == CLI_FLAG ? no_argument
+                                              : required_argument;
         table[i] = (struct option){all[i].name, takes, NULL, 256 + i};
     }
 
@@ -328,6 +352,7 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
         }
         if (found == '?') return tell_unknown(command, argv[optind - 1], all, count);
         const cli_option *o = &all[found - 256];
+        if (o->value == &help) form = optarg;
         if (!read_value(o, optarg)) {
             char valid[256];
             return cli_misuse(command, "--%s '%s': %s", o->name, optarg, valid_values(o->kind, valid, sizeof valid));
@@ -335,8 +360,9 @@ int cli_parse(cli *c, const char *command, const char *synopsis, const char *abo
         seen[found - 256] = true;
     }
     if (help) {
-        print_usage(synopsis, about, all, count);
-        return CLI_DONE;
+        return help_print(form, command, synopsis, about, all, count)
+                   ? CLI_DONE
+                   : cli_misuse(command, "--help '%s': valid: man, options", form);
     }
     int left = argc - optind;
     if (positional_max != CLI_REST && left > positional_max)

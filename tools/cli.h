@@ -29,17 +29,25 @@ int cmd_devices(cli *c, int argc, char **argv);
 int cmd_evaluate(cli *c, int argc, char **argv);
 int cmd_fit(cli *c, int argc, char **argv);
 int cmd_matmul(cli *c, int argc, char **argv);
+int cmd_report(cli *c, int argc, char **argv);
 
 /* ---- Failing ---- */
 
 /* Prints "ksauto: message" and returns CLI_FAILED; cli_misuse: "ksauto COMMAND: message" and where help is, CLI_MISUSED
- * (command may be NULL: the command line before any command). cli_note prints "ksauto: note: message". */
+ * (command may be NULL: the command line before any command). cli_note prints "ksauto: note: message",
+ * unless --quiet was given. */
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cli_misuse(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A status of the library: prints ks_status_message; returns CLI_MISUSED for KS_ERR_ARGUMENT, KS_ERR_OVERFLOW and
  * KS_ERR_PARSE, else CLI_FAILED. */
 int cli_status(ks_status status);
+
+/* An escape code (look "1" is bold, "0" the end of it) if the stream is a terminal that wants colours, else "". Four at a
+ * time. */
+const char *cli_look(FILE *stream, const char *look);
+/* Whether long work shows how far it is: on a terminal, without --quiet and --json. */
+bool cli_shows_progress(const cli *c);
 
 /* ---- Options: a small table over getopt_long ---- */
 
@@ -65,8 +73,11 @@ typedef struct cli_option {
     bool required;
 } cli_option;
 
-/* Every table has --db, --json and --help besides its own options, 29 at most. */
+/* Every table has --db, --json, --quiet and --help besides its own options, 28 at most. */
 enum { CLI_MAX_OPTIONS = 32, CLI_REST = -1 };
+
+/* The words that an option of this kind takes, with blanks between; "" if they cannot be listed. Until the next call. */
+const char *cli_words_of(cli_kind kind);
 
 /* Parses argv into the options' values and into c. Positional arguments are left in *positional (argv order), their
  * count in *positional_count, which must lie in [min, max]; with max CLI_REST parsing stops at the first of them and

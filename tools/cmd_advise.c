@@ -4,6 +4,7 @@
  * what the answer rests on. --explain (explain.c) takes it apart. */
 #include "cli.h"
 #include "explain.h"
+#include "search.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -61,9 +62,10 @@ static void print_text(const ks_advice *advice, const ks_explanation *why)
     const ks_candidate *best = chosen(advice);
     double fastest = advice->candidate_count ? advice->candidates[0].time_s : NAN;
     const char *quantity = advice->objective == KS_ENERGY ? "energy" : "time";
-    printf("%s: %s, %s %s\n", ks_family_name(advice->path), advice->kernel, cost(advice, best ? best->time_s : NAN).s,
-           advice->source == KS_FROM_MEASUREMENT ? "measured" : "predicted");
-    printf("pattern (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "), batch %" PRId64 " %s, %s, on %s\n\n", p->a,
+    printf("%s%s: %s, %s %s%s\n", cli_look(stdout, "1"), ks_family_name(advice->path), advice->kernel,
+           cost(advice, best ? best->time_s : NAN).s,
+           advice->source == KS_FROM_MEASUREMENT ? "measured" : "predicted", cli_look(stdout, "0"));
+    printf("pattern (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 "), batch %" PRId64 " %s, %s\non %s\n\n", p->a,
            p->b, p->c, p->d, p->batch, ks_layout_name(p->layout), ks_type_name(p->type), advice->device);
 
     int width = 6;
@@ -94,6 +96,12 @@ int cmd_advise(cli *c, int argc, char **argv)
     ks_problem problem = {.type = KS_F32, .layout = KS_BATCH_FIRST, .math = KS_MATH_F32};
     ks_options context = {0};
     bool with_reasons = false;
+    for (int i = 1; i < argc; i++)
+        if (strncmp(argv[i], "--search", strlen("--search")) == 0) {
+            if (i + 1 < argc && strncmp(argv[i + 1], "--help", strlen("--help")) == 0) argv[i] = argv[i + 1];
+            return cmd_search(c, argc, argv);
+        }
+    const char *shape;
     const cli_option options[] = {
         {"batch", CLI_INT, &problem.batch, "N", "rows of X", true},
         {"dtype", CLI_TYPE, &problem.type, "TYPE", "f32 (default), f16, bf16 or f64", false},
@@ -102,6 +110,8 @@ int cmd_advise(cli *c, int argc, char **argv)
         {"device", CLI_TEXT, &context.device, "DEVICE",
          "cpu (default), cuda:N, or a name that 'ksauto devices' lists", false},
         {"objective", CLI_OBJECTIVE, &context.objective, "WHAT", "time (default) or energy", false},
+        {"search", CLI_TEXT, &shape, "INPUTSxOUTPUTS",
+         "instead: the fastest chains of factors for a layer; 'ksauto advise --search --help' says more", false},
         {"explain", CLI_FLAG, &with_reasons, NULL, "say why, in words", false},
         {0},
     };

@@ -16,7 +16,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char synopsis[] =
     "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
@@ -256,9 +255,9 @@ static ks_status rate(ks_measurer *measurer, ks_device *device)
     return KS_OK;
 }
 
-static void show_progress(size_t done, size_t count)
+static void show_progress(const cli *c, size_t done, size_t count)
 {
-    if (!isatty(STDERR_FILENO)) return;
+    if (!cli_shows_progress(c)) return;
     if (done < count)
         fprintf(stderr, "\rmeasuring %zu of %zu", done + 1, count);
     else
@@ -314,18 +313,19 @@ static ks_status get_panel(const cli *c, const ks_device *device, const request 
 }
 
 /* Measures the panel into rows, and the device's rates. */
-static ks_status measure_panel(const ks_panel *panel, ks_context *ctx, bool energy, ks_device *device, row *rows)
+static ks_status measure_panel(const cli *c, const ks_panel *panel, ks_context *ctx, bool energy, ks_device *device,
+                               row *rows)
 {
     ks_measurer *measurer;
     ks_status s = ks_measurer_open(&measurer, device);
     if (s != KS_OK) return s;
     s = rate(measurer, device);
     for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
-        show_progress(i, panel->count);
+        show_progress(c, i, panel->count);
         rows[i].problem = panel->problems[i];
         s = measure(measurer, device, ctx, energy, &rows[i]);
     }
-    show_progress(panel->count, panel->count);
+    show_progress(c, panel->count, panel->count);
     if (s == KS_OK) s = rate(measurer, device);
     for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(device, &rows[i].problem);
     ks_measurer_close(measurer);
@@ -367,7 +367,7 @@ static int bench_panel(const cli *c, const request *r)
     s = get_panel(c, &device, r, &panel);
     if (s == KS_OK && !(rows = calloc(panel.count + 1, sizeof *rows)))
         s = ks_fail(KS_ERR_MEMORY, "out of memory for %zu problems", panel.count);
-    if (s == KS_OK) s = measure_panel(&panel, ctx, r->energy, &device, rows);
+    if (s == KS_OK) s = measure_panel(c, &panel, ctx, r->energy, &device, rows);
     if (s == KS_OK && r->csv) s = write_csv(r->csv, rows, panel.count);
     code = s == KS_OK ? print(c, &device, rows, panel.count, r->energy) : cli_status(s);
 done:

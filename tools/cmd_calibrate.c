@@ -4,14 +4,14 @@
  * in a pipe there is nothing unless --progress asks for a line a second (a log wants lines, not carriage returns).
  * Ctrl-C only asks: the library is told to stop at its next step, has stored every measurement already, and the next
  * run goes on from there. A second Ctrl-C kills. */
+#include "calibrate_plan.h"
 #include "cli.h"
+#include "watch.h"
 
-#include "store.h"
-#include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <string.h>
-#include <unistd.h>
+#include <time.h>
 
 static const char synopsis[] = "ksauto [--db FILE] calibrate [OPTION]...";
 static const char about[] = "Measures kernels on this machine, fits the predictor to what the store then holds, and "
@@ -35,42 +35,13 @@ static void listen_for(int signal_number)
         sigaction(signal_number, &action, NULL);
 }
 
-typedef struct watch {
-    bool terminal, lines; /* redraw one line; print one a second */
-    double drawn_at_s;    /* of the run's own clock; negative: not yet */
-    int width;            /* of the line on the terminal */
-    int measured;
-} watch;
-
 static bool on_progress(void *user, const ks_progress *now)
 {
-    watch *w = user;
-    double interval_s = w->terminal ? 0.1 : 1;
-    w->measured = now->measured;
-    if ((w->terminal || w->lines) && (w->drawn_at_s < 0 || now->elapsed_s - w->drawn_at_s >= interval_s)) {
-        char text[160];
-        int length = snprintf(text, sizeof text, "measured %d | %.0f s left | expected regret %s", now->measured,
-                              fmax(now->left_s, 0), cli_percent(now->expected_regret).s);
-        if (now->phase && strcmp(now->phase, "measure") != 0)
-            length += snprintf(text + length, sizeof text - (size_t)length, " | %s", now->phase);
-        /* Blanks wipe what the last line was longer by: even a terminal that knows no escape codes can do that. */
-        if (w->terminal)
-            fprintf(stderr, "\r%-*s", w->width, text);
-        else
-            fprintf(stderr, "%s\n", text);
-        fflush(stderr);
-        w->width = length;
-        w->drawn_at_s = now->elapsed_s;
-    }
+    watch_progress(user, now);
     return !asked_to_stop;
 }
 
-static void wipe_line(watch *w)
-{
-    if (w->terminal && w->drawn_at_s >= 0) fprintf(stderr, "\r%*s\r", w->width, "");
-}
-
-static int print_report(const ks_calibrate_report *report, bool json)
+static int print_report(const ks_calibrate_report *report, const char *path, bool json)
 {
     if (json) {
         cJSON *object = cli_result_json();
@@ -89,24 +60,28 @@ static int print_report(const ks_calibrate_report *report, bool json)
     }
     printf("%s: %d problems measured in %.0f s\n", report->device, report->measured, report->elapsed_s);
     if (report->canaries)
-        printf("versions have changed; by %d problems measured again, what was known is kept for %d kernels, "
-               "rescaled for "
-               "%d, set aside for %d\n",
+        printf("Versions have changed: %d known problems were measured again. What was known is\n"
+               "kept for %d kernels, rescaled for %d, set aside for %d.\n",
                report->canaries, report->kept, report->rescaled, report->set_aside);
-    printf("copy %s", cli_rate(report->copy_bytes_per_s, "B/s").s);
-    for (int type = 0; type < KS_NTYPES; type++) {
+    printf("copy %s\nGEMM", cli_rate(report->copy_bytes_per_s, "B/s").s);
+    for (int type = 0, shown = 0; type < KS_NTYPES; type++) {
         if (report->gemm_flops_per_s[type] > 0)
-            printf(", GEMM %s %s", ks_type_name((ks_type)type), cli_rate(report->gemm_flops_per_s[type], "FLOP/s").s);
+            printf("%s %s %s", shown++ ? "," : "", ks_type_name((ks_type)type),
+                   cli_rate(report->gemm_flops_per_s[type], "FLOP/s").s);
     }
     printf("\n\n");
     cli_print_acceptance(report->acceptance, report->count);
+    printf(
+        "\nKept in %s. The same command goes on from here;\n'ksauto report --out DIR' shows all of it in pictures.\n",
+        path);
     return CLI_DONE;
 }
 
 int cmd_calibrate(cli *c, int argc, char **argv)
 {
     ks_calibrate_options run = {.budget_s = 60};
-    watch w = {.terminal = isatty(STDERR_FILENO) == 1, .drawn_at_s = -1};
+    watch w = watch_new();
+    bool dry = false;
     int64_t seed = 0;
     const cli_option options[] = {
         {"device", CLI_TEXT, &run.device, "DEVICE", "cpu (default), or cuda:N", false},
@@ -122,9 +97,10 @@ int cmd_calibrate(cli *c, int argc, char **argv)
          "seed of the nearest device)",
          false},
         {"progress", CLI_FLAG, &w.lines, NULL, "a line a second on standard error, if it is no terminal", false},
+        {"dry-run", CLI_FLAG, &dry, NULL, "say what would be done, and measure nothing", false},
         {0},
     };
-    char path[4096];
+    plan p;
     ks_calibrate_report report = {.measured = 0};
     int code = cli_parse(c, "calibrate", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
@@ -133,18 +109,30 @@ int cmd_calibrate(cli *c, int argc, char **argv)
     run.seed = (uint64_t)seed;
     run.progress = on_progress;
     run.user = &w;
+    ks_status status = plan_make(c, &run, &p);
+    if (status == KS_ERR_DEVICE || status == KS_ERR_NO_DATA)
+        return cli_misuse("calibrate", "--device '%s': %s", run.device, ks_status_message(status));
+    if (status != KS_OK) return cli_status(status);
+    plan_warn_of_noise(&p);
+    if (dry && c->json) return plan_print_json(&p, &run);
+    w.device = &p.device;
+    w.terminal = cli_shows_progress(c);
+    if (dry || w.terminal) plan_print(dry ? stdout : stderr, &p, &run);
+    if (dry) return CLI_DONE;
+
+    const double began_s = (double)time(NULL);
     listen_for(SIGINT);
     listen_for(SIGTERM);
-    ks_status status = ks_calibrate(&run, &report);
-    wipe_line(&w);
-    if (status == KS_ERR_INTERRUPTED) {
-        if (ks_store_path(c->store, path, sizeof path) != KS_OK) snprintf(path, sizeof path, "the store");
+    status = ks_calibrate(&run, &report);
+    watch_wipe_line(&w);
+    if (status == KS_ERR_INTERRUPTED)
         return cli_fail(
-            "interrupted; the %d problems measured in this run are kept in %s, and the same command goes on from "
-            "there",
-            w.measured, path);
-    }
+            "interrupted; the %d problems measured in this run are kept in %s, and the same command goes on "
+            "from there. 'ksauto fit' makes advice of what there is",
+            w.measured, p.path);
     if (status == KS_ERR_DEVICE && run.device && w.measured == 0) /* nothing ran yet: it is the name that is wrong */
         return cli_misuse("calibrate", "--device '%s': %s", run.device, ks_status_message(status));
-    return status == KS_OK ? print_report(&report, c->json) : cli_status(status);
+    if (status != KS_OK) return cli_status(status);
+    plan_warn_of_doubts(&p, &w, began_s);
+    return print_report(&report, p.path, c->json);
 }

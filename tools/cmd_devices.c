@@ -148,11 +148,6 @@ static void add_here(list *here, const ks_device *device, const list *stored)
     }
 }
 
-static cli_text known(double rate, const char *unit)
-{
-    return rate > 0 ? cli_rate(rate, unit) : (cli_text){"-"};
-}
-
 /* What --device calls this machine's own: "cpu", "cuda:0". */
 static cli_text short_name(const ks_device *device)
 {
@@ -161,26 +156,29 @@ static cli_text short_name(const ks_device *device)
     return text;
 }
 
-static void print_entries(const char *where, bool here, const list *l, int width)
+/* ", 4 of what", or nothing. */
+static void print_count(int64_t count, const char *what)
+{
+    if (count > 0) printf(", %" PRId64 " %s%s", count, what, count == 1 ? "" : "s");
+}
+
+/* A name may be long, so that it stands on a line by itself; what is known of the device below it. */
+static void print_entries(const char *where, bool here, const list *l)
 {
     for (size_t i = 0; i < l->count; i++) {
         const entry *e = &l->entries[i];
-        char measurements[24] = "-";
-        if (e->measurements >= 0) snprintf(measurements, sizeof measurements, "%" PRId64, e->measurements);
-        printf("%-5s  %-8s  %-*s  %-8s  %5d  %9s  %12s  %12s  %6d\n", where, here ? short_name(&e->device).s : "-",
-               width, e->device.name, *e->device.arch ? e->device.arch : "-", e->device.units,
-               known(e->device.copy_bytes_per_s, "B/s").s, known(e->device.gemm_flops_per_s[KS_F32], "FLOP/s").s,
-               measurements, e->models);
+        const ks_device *device = &e->device;
+        printf("%-5s  %-8s  %s\n", where, here ? short_name(device).s : "-", device->name);
+        printf("%17s%s", "", *device->arch ? device->arch : "known by its name alone");
+        print_count(device->units, "unit");
+        if (device->copy_bytes_per_s > 0) printf(", copy %s", cli_rate(device->copy_bytes_per_s, "B/s").s);
+        if (device->gemm_flops_per_s[KS_F32] > 0)
+            printf(", GEMM f32 %s", cli_rate(device->gemm_flops_per_s[KS_F32], "FLOP/s").s);
+        printf("\n%17s%s", "", e->measurements > 0 || e->models > 0 ? "" : "nothing measured yet");
+        if (e->measurements > 0) printf("%" PRId64 " measurements%s", e->measurements, e->models > 0 ? ", " : "");
+        if (e->models > 0) printf("%d model%s", e->models, e->models == 1 ? "" : "s");
+        putchar('\n');
     }
-}
-
-static int widest(const list *l, int width)
-{
-    for (size_t i = 0; i < l->count; i++) {
-        int length = (int)strlen(l->entries[i].device.name);
-        if (length > width) width = length;
-    }
-    return width;
 }
 
 int cmd_devices(cli *c, int argc, char **argv)
@@ -219,12 +217,10 @@ int cmd_devices(cli *c, int argc, char **argv)
         code = cli_print_json(object);
         goto done;
     }
-    int width = widest(&seeds, widest(&stored, widest(&here, 6)));
-    printf("%-5s  %-8s  %-*s  %-8s  %5s  %9s  %12s  %12s  %6s\n", "where", "--device", width, "device", "arch",
-           "units", "copy", "GEMM f32", "measurements", "models");
-    print_entries("here", true, &here, width);
-    print_entries("store", false, &stored, width);
-    print_entries("seeds", false, &seeds, width);
+    printf("%-5s  %-8s  device\n", "where", "--device");
+    print_entries("here", true, &here);
+    print_entries("store", false, &stored);
+    print_entries("seeds", false, &seeds);
     if (cuda_count == 0) printf("\nNo CUDA device: %s.\n", why);
     code = CLI_DONE;
 done:

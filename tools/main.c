@@ -9,13 +9,14 @@ static const struct {
     int (*run)(cli *c, int argc, char **argv);
     const char *summary;
 } commands[] = {
-    {"advise", cmd_advise, "which path and kernel a problem should take, how long it takes, and why"},
+    {"advise", cmd_advise, "which path and kernel a problem should take, and why"},
     {"calibrate", cmd_calibrate, "measure this machine, fit the predictor and report its regret"},
     {"fit", cmd_fit, "refit the predictor from what the store holds"},
     {"evaluate", cmd_evaluate, "regret of the advisor on a table of measurements"},
     {"bench", cmd_bench, "time every kernel and auto on a panel of problems"},
     {"matmul", cmd_matmul, "multiply NumPy arrays"},
     {"db", cmd_db, "the store of measurements: info, path, check, import, export, merge"},
+    {"report", cmd_report, "a page of pictures of what is known of a device"},
     {"devices", cmd_devices, "this machine and the devices that advice can be had for"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

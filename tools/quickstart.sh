@@ -35,6 +35,9 @@ elif [ -e /dev/nvidiactl ]; then
 fi
 step "Building" cmake --build "$folder" -j "$(nproc)" || fail "stopped: the library could not be built."
 
+printf '\nA first answer, from the measurements that ship (ksauto advise 1,192,48,2 --batch 25088):\n\n'
+"$ksauto" --quiet advise 1,192,48,2 --batch 25088 || fail "stopped: 'ksauto advise' failed, see the message above."
+
 store=$("$ksauto" db path) || fail "stopped: there is no place for the measurements, see the message above."
 devices=cpu on=
 if "$ksauto" devices | grep -q '^here  *cuda:0 '; then devices='cpu cuda:0' on=' --device cuda:0'; fi
@@ -52,8 +55,10 @@ done
 cat <<END
 
 Done in $(($(date +%s) - started)) s. Next, what this machine takes for a pattern and why; measuring on, for better advice;
-and installing the header, the libraries and the command for your own programs:
+a page of pictures of what is known of it (with gnuplot, Debian's gnuplot-nox); and installing the header, the libraries and
+the command for your own programs:
   $ksauto advise 1,768,192,2 --batch 25088 --explain$on
   $ksauto calibrate --budget 5m$on
+  $ksauto report --out report$on
   cmake --install $folder --prefix PREFIX
 END

@@ -131,8 +131,12 @@ fuzz() {
     done
 }
 
+# The browser, which lays the page of `ksauto report` out, is large: without --quick only.
+browser=chromium
+if $quick; then browser=; fi
 # shellcheck disable=SC2086
-if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy jq; then
+if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy \
+    python3-jsonschema jq dpkg-dev file gnuplot-nox doxygen $browser; then
     if build release -DKSAUTO_CUDA=OFF; then run release "$labels"; fi
     if ! $quick; then
         export KSAUTO_TEST_QUICK=1 # the release build has run everything at its full length
