@@ -113,30 +113,45 @@ static bool take_model(void *user, const ks_model_row *row)
     return true;
 }
 
+/* Good rows, and all rows' failures. */
+typedef struct row_intake {
+    ks_rows rows;
+    ks_failures *failures;
+} row_intake;
+
+static bool take_row(void *user, const ks_measurement *m)
+{
+    row_intake *in = user;
+    return ks_failures_see(in->failures, m) && (m->status != KS_OK || ks_rows_add(&in->rows, m));
+}
+
 static void read_store(ks_context *ctx, ks_store *store)
 {
     ks_device stored;
-    ks_rows r = {0};
+    row_intake found = {.failures = &ctx->failures};
+    ks_rows *r = &found.rows;
     if (ks_store_get_device(store, ctx->device.name, &stored) == KS_OK) {
         ctx->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(ctx->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }
     intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
-    const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
-    if (s == KS_OK) s = ks_store_each(store, &filter, ks_rows_add, &r);
-    if (s == KS_OK) s = ks_rows_status(&r);
+    const ks_store_filter filter = {.device = ctx->device.name};
+    if (s == KS_OK) s = ks_store_each(store, &filter, take_row, &found);
+    if (s == KS_OK) s = ks_rows_status(r);
+    if (s == KS_OK) s = ks_failures_status(&ctx->failures);
     if (s != KS_OK) note_store_trouble(ctx, s);
-    ctx->stored = r.count;
+    ks_failures_sort(&ctx->failures);
+    ctx->stored = r->count + ctx->failures.count;
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
     for (int t = 0; t < KS_NTYPES; t++)
         for (int l = 0; l < KS_NLAYOUTS; l++) {
-            s = ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
+            s = ks_cases_build(r->items, r->count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
                                &ctx->known[t][l].cases);
             if (s != KS_OK) note_store_trouble(ctx, s);
         }
-    ks_rows_free(&r);
+    ks_rows_free(r);
 }
 
 static void read_seeds(ks_context *ctx)
@@ -202,6 +217,7 @@ ks_status ks_open(ks_context **out, const ks_options *options)
         if (store) read_store(ctx, store);
         read_seeds(ctx);
         ks_device_assume_rates(&ctx->device);
+        ks_context_read_pins(ctx, options->decisions);
     }
     ks_store_close(store);
     if (s != KS_OK) {
@@ -220,6 +236,8 @@ void ks_close(ks_context *ctx)
             ks_model_free(ctx->known[t][l].model);
             ks_cases_free(&ctx->known[t][l].cases);
         }
+    ks_failures_free(&ctx->failures);
+    free(ctx->pins.items);
     for (int i = 0; i < WORKSPACES; i++) free(atomic_load(&ctx->workspace[i]));
     ks_memory_pool_close(&ctx->device, ctx->pool);
     pthread_mutex_destroy(&ctx->measuring);
