@@ -33,9 +33,9 @@
  * caller's stream. A library built without CUDA, and one on a machine without GPU or driver, opens CPUs only, and says
  * why; it still advises for GPUs that it knows by their measurements.
  *
- * Environment: KSAUTO_DB (the store's file), KSAUTO_DECISIONS (pinned ones), KSAUTO_NUM_THREADS, KSAUTO_CHECK=1 (on GPUs: see ks_auto_matmul), and
- * KSAUTO_EXPLAIN=1, the one thing that makes the library write: one line on standard error for every new problem, with
- * the path taken and why.
+ * Environment: KSAUTO_DB (the store's file), KSAUTO_DECISIONS (pinned decisions: see ks_decisions_status),
+ * KSAUTO_NUM_THREADS, KSAUTO_CHECK=1 (on GPUs: see ks_auto_matmul), and KSAUTO_EXPLAIN=1, the one thing that makes the
+ * library write: one line on standard error for every new problem, with the path taken and why.
  *
  * License: MIT. This library links no GPL code; libksauto_calib (ks_calibrate, ks_fit) links GSL. */
 #ifndef KSAUTO_H

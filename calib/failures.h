@@ -1,10 +1,10 @@
 /* Kernels that failed while they were measured: where they are not to be run again, nor chosen.
  *
- * A row of the store with a status is such a failure: a wrong result, an error, a crash that took the
- * process or the device with it. It bars the kernel, in that version, from that very problem; and from all of that type and
- * layout once it has failed on three problems and on one in ten of those it was measured on. Memory that was short says nothing
- * of the kernel, nor does a time that cannot be although the result is right (KS_ERR_NO_DATA): the clock, or the rates that it
- * was held against, may be wrong. */
+ * A row of the store with a status is such a failure: a wrong result, an error, a crash that took the process or the device
+ * with it. It bars the kernel, in that version, from that very problem; and from all of that type and layout once it has failed
+ * on three problems and on more than one in ten of those it was measured on. Memory that was short says nothing of the kernel, nor
+ * does a time that cannot be although the result is right (KS_ERR_NO_DATA): the clock, or the rates that it was held against, may
+ * be wrong. */
 #ifndef KS_FAILURES_H
 #define KS_FAILURES_H
 
@@ -29,8 +29,8 @@ typedef struct ks_failures {
 
 /* A visitor for ks_store_each, to be shown good rows as well as failures. False: out of memory. */
 bool ks_failures_see(void *failures, const ks_measurement *m);
-ks_status
-ks_failures_status(const ks_failures *f); /* KS_ERR_MEMORY if some are missing: a walk that ends early is KS_OK */
+/* KS_ERR_MEMORY if some are missing: a walk that ends early is KS_OK. */
+ks_status ks_failures_status(const ks_failures *f);
 void ks_failures_free(ks_failures *f);
 
 /* To be called when rows were seen, before ks_failures_spare is asked. */

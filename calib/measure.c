@@ -168,7 +168,7 @@ static ks_status make_room(ks_measurer *m, const ks_problem *p, const ks_kernel 
     }
     const double total = 2.0 * (double)in + 2.0 * (double)y + (double)workspace;
     const size_t least = arena_bytes(&m->device);
-    if (total > m->most_bytes)
+    if (total > fmin(m->most_bytes, 0x1p62))
         return ks_fail(KS_ERR_MEMORY, "measuring needs %.3g bytes, it may use %.3g", total, m->most_bytes);
     ks_status s = ks_device_wait(&m->device); /* a device that an earlier kernel has broken measures nothing more */
     if (s != KS_OK) return s;

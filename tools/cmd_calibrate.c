@@ -137,8 +137,8 @@ static int calibrate(const cli *c, ks_calibrate_options *run, watch *w, double s
             "there",
             w->measured, path);
     }
-    if (status == KS_ERR_DEVICE && run->device &&
-        w->measured == 0) /* nothing ran yet: it is the name that is wrong */
+    const bool lost = w->note && w->note->is_running;
+    if (status == KS_ERR_DEVICE && run->device && w->measured == 0 && !lost) /* it is the name that is wrong */
         return cli_misuse("calibrate", "--device '%s': %s", run->device, ks_status_message(status));
     return status == KS_OK ? print_report(&report, c->json) : cli_status(status);
 }
