@@ -98,12 +98,12 @@ static ks_status run_early(const ks_problem *p, const ks_run_args *args)
     return checked ? right(p, args) : KS_OK;
 }
 
-/* Right, and now and then twenty times slower than usual. */
+/* Right, and in two runs of three twenty times slower than in the third: what counts is the median. */
 static ks_status run_unstable(const ks_problem *p, const ks_run_args *args)
 {
     static unsigned runs;
     ks_status s = right(p, args);
-    for (int i = 0; s == KS_OK && runs % 2 == 0 && i < 20; i++) s = right(p, args);
+    for (int i = 0; s == KS_OK && runs % 3 != 0 && i < 20; i++) s = right(p, args);
     runs++;
     return s;
 }
