@@ -179,7 +179,9 @@ KS_API ks_status ks_open(ks_context **ctx, const ks_options *options);
  * done. */
 KS_API void ks_close(ks_context *ctx);
 
-/* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). */
+/* KS_OK if the store was read; else why not, in *why (may be NULL; the context's own string). With KS_OK *why is "", or says
+ * that something has changed since the store's models were made (a driver, a BLAS, a kernel's version): ks_calibrate then
+ * measures a few problems again and decides what the rest is still worth. */
 KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
 
 /* Pinned decisions. The same store gives the same decisions in every process and thread, but measuring more changes them. A
@@ -290,6 +292,46 @@ KS_API ks_status ks_choose(ks_context *ctx, const ks_problem *problem, const cha
 /* What ks_auto_matmul would take for this problem, and why. Touches no array. */
 KS_API ks_status ks_advise(ks_context *ctx, const ks_problem *problem, ks_advice *advice);
 
+/* What an advice rests on. */
+typedef struct ks_part {
+    double amount; /* how much of it there is */
+    double time_s; /* its share of the candidate's time (of its joules, for KS_ENERGY) */
+} ks_part;
+
+/* What a candidate does, and what of its time goes into it: the five times add up to the candidate's time_s. How much a unit of
+ * each takes was fitted to the measurements (without any it is assumed), and what these say of problems like this one
+ * scales all five alike. */
+typedef struct ks_cost {
+    ks_part launches; /* starts of kernels, or of the team of threads */
+    ks_part bytes;    /* to and from memory */
+    ks_part flops;    /* padding, idle units and slower arithmetic included; below the problem's: counted otherwise */
+    ks_part elements; /* put in another order, or converted, on the chip */
+    ks_part tiles;    /* tiles or GEMM calls of the busiest unit */
+    double nearby;    /* what measurements nearby make of the sum of the costs: 1.2 is 20 % more */
+    bool fitted;      /* the costs were, and are not assumed */
+    bool own;         /* the amounts are the kernel's; false: this build lacks it, and they are the problem's */
+} ks_cost;
+
+enum { KS_MAX_NEIGHBOURS = 4 };
+
+/* A problem that was measured, and that the model takes to be like the one asked about. */
+typedef struct ks_neighbour {
+    ks_problem problem;
+    bool borrowed;   /* measured on another device, and put into terms of this one */
+    double likeness; /* correlation of what the costs leave unexplained, 0 to 1: mean over the candidates */
+    double time_s[KS_MAX_CANDIDATES]; /* as measured, in the order of the advice's candidates; NaN: not measured */
+} ks_neighbour;
+
+typedef struct ks_explanation {
+    ks_advice advice;
+    ks_cost cost[KS_MAX_CANDIDATES]; /* of each candidate, in their order */
+    int neighbour_count;
+    ks_neighbour neighbours[KS_MAX_NEIGHBOURS]; /* the most alike first; none without a fitted model */
+} ks_explanation;
+
+/* ks_advise, and what it rests on. Takes some ten times as long. */
+KS_API ks_status ks_explain(ks_context *ctx, const ks_problem *problem, ks_explanation *explanation);
+
 /* ---------------------------------------------------------------------------------------------------
  * Measuring and calibrating
  * ------------------------------------------------------------------------------------------------- */
@@ -312,7 +354,7 @@ typedef struct ks_measurement {
 } ks_measurement;
 
 typedef struct ks_progress {
-    const char *phase; /* "rates", "measure", "fit", "accept" */
+    const char *phase; /* "rates", "canaries", "measure", "fit", "accept" */
     int measured;      /* problems measured in this run */
     int stored;        /* problems the store holds for this device and type */
     double elapsed_s, left_s;
@@ -357,6 +399,10 @@ typedef struct ks_calibrate_report {
     char device[KS_DEVICE_BYTES];
     double elapsed_s, copy_bytes_per_s, gemm_flops_per_s[KS_NTYPES];
     int measured;
+    /* Where a driver, a BLAS or a kernel is of another version than when the stored rows were measured: how many problems were
+     * measured again, and for how many kernels (of each type and layout) the rows were found to be as good as new, to be off
+     * by one factor, and of no use any more. */
+    int canaries, kept, rescaled, set_aside;
     int count; /* of entries below */
     ks_acceptance acceptance[KS_NTYPES * KS_NLAYOUTS];
 } ks_calibrate_report;

@@ -6,7 +6,7 @@
 #include "error.h"
 #include "memory.h"
 #include "seeds.h"
-#include "store.h"
+#include "standing.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -108,50 +108,39 @@ static bool take_model(void *user, const ks_model_row *row)
         ks_model_free(model);
         return true;
     }
+    if (in->ctx->here && in->source == KS_FROM_MODEL && in->ctx->store_status == KS_OK && !*in->ctx->store_why)
+        ks_model_stale(model, &in->ctx->device, in->ctx->store_why, sizeof in->ctx->store_why);
     k->model = model, k->source = in->source;
     snprintf(k->source_device, sizeof k->source_device, "%s", in->device);
     return true;
 }
 
-/* Good rows, and all rows' failures. */
-typedef struct row_intake {
-    ks_rows rows;
-    ks_failures *failures;
-} row_intake;
-
-static bool take_row(void *user, const ks_measurement *m)
-{
-    row_intake *in = user;
-    return ks_failures_see(in->failures, m) && (m->status != KS_OK || ks_rows_add(&in->rows, m));
-}
-
 static void read_store(ks_context *ctx, ks_store *store)
 {
     ks_device stored;
-    row_intake found = {.failures = &ctx->failures};
-    ks_rows *r = &found.rows;
+    ks_rows r = {0};
     if (ks_store_get_device(store, ctx->device.name, &stored) == KS_OK) {
         ctx->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(ctx->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }
     intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
-    const ks_store_filter filter = {.device = ctx->device.name};
-    if (s == KS_OK) s = ks_store_each(store, &filter, take_row, &found);
-    if (s == KS_OK) s = ks_rows_status(r);
+    const ks_store_filter all = {.device = ctx->device.name}, usable = {.device = ctx->device.name, .usable = true};
+    if (s == KS_OK) s = ks_store_each(store, &all, ks_failures_see, &ctx->failures);
     if (s == KS_OK) s = ks_failures_status(&ctx->failures);
+    if (s == KS_OK) s = ks_rows_read(store, &usable, &r);
     if (s != KS_OK) note_store_trouble(ctx, s);
     ks_failures_sort(&ctx->failures);
-    ctx->stored = r->count + ctx->failures.count;
+    ctx->stored = r.count + ctx->failures.count;
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
     for (int t = 0; t < KS_NTYPES; t++)
         for (int l = 0; l < KS_NLAYOUTS; l++) {
-            s = ks_cases_build(r->items, r->count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
+            s = ks_cases_build(r.items, r.count, &known, (ks_type)t, (ks_layout)l, ctx->objective,
                                &ctx->known[t][l].cases);
             if (s != KS_OK) note_store_trouble(ctx, s);
         }
-    ks_rows_free(r);
+    ks_rows_free(&r);
 }
 
 static void read_seeds(ks_context *ctx)

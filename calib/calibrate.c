@@ -4,13 +4,14 @@
  * after a few problems.
  *
  * Every type and layout gets an equal share of the time left; types that pool their measurements have one between them.
- * Within a share: measure what fills the space and, one problem in four, what the model is least sure of, per second; fit,
- * store the model; judge it on fresh problems; fit once more with those. (With three in four, a model fitted to as many of
- * the problems drawn at random for its judgement chose better: mean regret 4.2 against 4.5 % on GPUs, 4.9 against 7.4 % on
- * a CPU. What is uncertain and quick is much alike, and says little of the rest.)
+ * Within a share: measure what fills the space, and, once there is a model, what it is least sure of, per second; fit, store
+ * the model; judge it on fresh problems; fit once more with those.
+ * Before that, where a driver, a BLAS or a kernel is of another version than when the stored rows were measured, a few of their
+ * problems are measured again, which tells what the rows are still worth (canaries.h).
  * Every measurement is in the store as soon as it is made, so a run that is killed has lost nothing but the one under
  * way, and the next run starts from what is there. Failures are in it, too: a kernel that failed on a problem, or took the
  * device or the process with it, is not run on it again (failures.h). */
+#include "canaries.h"
 #include "design.h"
 #include "error.h"
 #include "measure.h"
@@ -22,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, AIMED_EVERY = 4, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
+enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
 static const double memory_default = 0.5; /* of the device's memory */
@@ -39,6 +40,9 @@ typedef struct run {
     ks_failures failures;  /* of this device, in all types and layouts */
     ks_rows rows;          /* of the type and layout at hand */
     ks_origin origin;      /* of the type and layout at hand: a known device to start from */
+    ks_standing standing;  /* of the type and layout at hand: what older rows are worth */
+    char environment[KS_ENVIRONMENT_BYTES],
+        stored_environment[KS_ENVIRONMENT_BYTES]; /* now, and as the store had it */
     double expected_regret;
     int problems; /* of the type and layout at hand, those from the store included */
 } run;
@@ -108,7 +112,7 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
     const int lent = borrowed(r), first = lent ? EXPLORE_LEAST : SPREAD_FIRST;
     int fitted_at = 0, searched_at = 0;
     ks_status s = KS_OK;
-    for (int turn = 0; s == KS_OK && (r->problems < EXPLORE_LEAST || ks_now_s() + 3 * r->fit_s < end_s); turn++) {
+    while (s == KS_OK && (r->problems < EXPLORE_LEAST || ks_now_s() + 3 * r->fit_s < end_s)) {
         if (r->problems >= first && r->problems > fitted_at + (fitted_at + lent) / 8) {
             const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
@@ -120,12 +124,13 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
             if (search) searched_at = r->problems;
         }
         ks_problem p;
-        ks_design_spread(design, &p);
-        if (s == KS_OK && *model && turn % AIMED_EVERY == 0) {
+        if (s == KS_OK && *model) {
             double mean;
             ks_design_next(design, *model, &p, &mean);
-            r->expected_regret = isnan(r->expected_regret) ? mean : 0.8 * r->expected_regret + 0.2 * mean;
+            r->expected_regret = isnan(r->expected_regret) ? mean : 0.9 * r->expected_regret + 0.1 * mean;
             if (r->options->target_regret > 0 && r->expected_regret < r->options->target_regret && searched_at) break;
+        } else {
+            ks_design_spread(design, &p);
         }
         if (s == KS_OK) s = measure_one(r, &p, &limits, "measure");
     }
@@ -169,9 +174,35 @@ static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search
     ks_refit_result result;
     const double start = ks_now_s();
     ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search_steps, model, &result);
+    if (s == KS_OK) (*model)->standing = r->standing;
     if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
     r->fit_s = fmax(r->fit_s, ks_now_s() - start);
     return s;
+}
+
+static ks_status measure_canary(void *user, const ks_problem *p)
+{
+    return measure_one(user, p, &(ks_measure_limits){.min_samples = 5, .max_samples = 15, .max_s = 0.1}, "canaries");
+}
+
+/* What was measured under other versions than these is asked about anew. */
+static ks_status look_back(run *r, ks_type type, ks_layout layout)
+{
+    ks_status s = ks_standing_find(r->store, r->device.name, type, layout, &r->standing);
+    if (s != KS_OK) return s;
+    const char *before = *r->standing.environment ? r->standing.environment : r->stored_environment;
+    ks_canaries c = {.device = &r->device,
+                     .type = type,
+                     .layout = layout,
+                     .changed = *before && strcmp(before, r->environment) != 0,
+                     .measure = measure_canary,
+                     .user = r};
+    s = ks_canaries_run(&c, &r->rows, &r->standing);
+    if (s != KS_OK) return s;
+    memcpy(r->standing.environment, r->environment, sizeof r->environment);
+    r->report->canaries += c.problems, r->report->kept += c.verdicts[KS_KEEP];
+    r->report->rescaled += c.verdicts[KS_RESCALE], r->report->set_aside += c.verdicts[KS_REFIT];
+    return KS_OK;
 }
 
 static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t *random)
@@ -184,8 +215,8 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     ks_model *model = NULL;
     ks_cases before;
     r->rows.count = 0, r->problems = 0, r->expected_regret = NAN;
-    ks_status s = ks_store_each(r->store, &filter, ks_rows_add, &r->rows);
-    if (s == KS_OK) s = ks_rows_status(&r->rows);
+    ks_status s = ks_rows_read(r->store, &filter, &r->rows);
+    if (s == KS_OK) s = look_back(r, type, layout);
     if (s == KS_OK) s = ks_refit_cases(&r->rows, &r->device, type, layout, KS_TIME, &before);
     if (s != KS_OK) return s;
     r->problems = before.count;
@@ -217,8 +248,10 @@ done:
 static ks_status prepare_device(run *r)
 {
     ks_device stored;
-    if (ks_store_get_device(r->store, r->device.name, &stored) == KS_OK && stored.copy_bytes_per_s > 0 &&
-        stored.gemm_flops_per_s[KS_F32] > 0) {
+    const bool known = ks_store_get_device(r->store, r->device.name, &stored) == KS_OK;
+    if (known) ks_environment(&stored, r->stored_environment);
+    ks_environment(&r->device, r->environment);
+    if (known && stored.copy_bytes_per_s > 0 && stored.gemm_flops_per_s[KS_F32] > 0) {
         r->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(r->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }

@@ -6,6 +6,9 @@
 
 typedef struct ks_design ks_design;
 
+/* How many points of the space-filling sequence are compared to take one. */
+enum { KS_DESIGN_CANDIDATES = 8 };
+
 /* The types to measure where none is named, as bits: F32, and on a GPU all others that are tuned. */
 unsigned ks_design_types(const ks_device *device);
 
@@ -23,6 +26,11 @@ void ks_design_skip(ks_design *design, int skip);
 
 /* A problem drawn at random from the same ranges: what acceptance is judged on. */
 void ks_design_random(const ks_design *design, uint64_t *state, ks_problem *problem);
+
+/* How much expected regret measuring a problem takes away per second, as the model sees it; kernels are those that can do it.
+ * 0 with fewer than two of them. *regret is what is expected now. */
+double ks_design_worth(const ks_model *model, const ks_device *device, const ks_problem *problem,
+                       const ks_kernel *const *kernels, int count, double *regret);
 
 /* Of a fresh set of candidates, the one whose measurement takes most expected regret away per second, as the model
  * sees it. Returns the mean expected regret over all candidates of the set in *mean. */

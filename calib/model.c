@@ -192,12 +192,12 @@ static WIDE void correlations(const ks_model_kernel *k, int points, const float 
     }
 }
 
-static const ks_model_kernel *known(const ks_model *m, const ks_kernel *kernel)
+int ks_model_find(const ks_model *m, const ks_kernel *kernel)
 {
     for (int q = 0; m && q < m->kernels; q++)
         if (strcmp(m->kernel[q].name, kernel->name) == 0 && m->kernel[q].version == kernel->version)
-            return m->kernel[q].generic || !ks_kernel_is_foreign(kernel) ? &m->kernel[q] : NULL;
-    return NULL;
+            return m->kernel[q].generic || !ks_kernel_is_foreign(kernel) ? q : -1;
+    return -1;
 }
 
 /* Sums with four partial sums: a chain of additions would take most of a prediction's time. */
@@ -248,7 +248,8 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
     }
     for (int q = 0; q < count; q++) {
         double terms[KS_NTERMS], assumed[KS_NTERMS];
-        const ks_model_kernel *k = known(m, kernels[q]);
+        const int at = ks_model_find(m, kernels[q]);
+        const ks_model_kernel *k = at < 0 ? NULL : &m->kernel[at];
         (k && k->generic ? generic_terms : kernels[q]->cost_terms)(p, device, terms);
         out[q].kernel = kernels[q];
         if (!k) {
@@ -264,6 +265,55 @@ void ks_model_predict(const ks_model *m, const ks_device *device, const ks_probl
         out[q].log_time = log(ks_cost_s(k->cost, terms)) + (double)residual;
         out[q].deviation = deviations ? m->caution * sqrt(posterior_variance(m, k, correlation)) : 0;
     }
+}
+
+void ks_model_terms(const ks_model *m, int q, const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+{
+    (m->kernel[q].generic ? generic_terms : ks_model_kernel_of(m, q)->cost_terms)(p, device, terms);
+}
+
+ks_problem ks_model_point(const ks_model *m, int point)
+{
+    int64_t size[5];
+    for (int d = 0; d < 5; d++) size[d] = llround(exp2((double)(m->input[d][point] * m->length[d])));
+    return (ks_problem){.a = size[0],
+                        .b = size[1],
+                        .c = size[2],
+                        .d = size[3],
+                        .batch = size[4],
+                        .type = m->type,
+                        .layout = m->layout};
+}
+
+double ks_model_point_value(const ks_model *m, int q, int point, const ks_device *device)
+{
+    float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
+    double terms[KS_NTERMS];
+    const ks_model_kernel *k = &m->kernel[q];
+    const ks_problem p = ks_model_point(m, point);
+    if (!k->measured[point]) return NAN;
+    for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][point];
+    for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][point];
+    distances(m, place, point >= m->points - m->borrowed, shared);
+    correlations(k, m->points, shared, own, correlation);
+    ks_model_terms(m, q, &p, device, terms);
+    /* what the process says there, and what it took for noise */
+    const double noise = k->signal > 0 ? (double)k->alpha[point] * k->noise / k->signal : 0;
+    return ks_cost_s(k->cost, terms) * exp((double)dot_f32(k->alpha, correlation, m->points) + noise);
+}
+
+void ks_model_likeness(const ks_model *m, int q, const ks_problem *p, const ks_device *device,
+                       float likeness[KS_MODEL_POINTS])
+{
+    float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS];
+    double terms[KS_NTERMS];
+    ks_model_features(p, place);
+    ks_model_terms(m, q, p, device, terms);
+    ks_model_own_features(m->kernel[q].cost, terms, own);
+    for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] /= m->length[d];
+    for (int t = 0; t < KS_MODEL_OWN; t++) own[t] /= m->length[KS_MODEL_DIMS + t];
+    distances(m, place, false, shared);
+    correlations(&m->kernel[q], m->points, shared, own, likeness);
 }
 
 int ks_prediction_best(const ks_prediction *p, int count)

@@ -37,14 +37,32 @@ typedef struct ks_model_kernel {
     int factor_size;
 } ks_model_kernel;
 
+/* What a model makes of measurements that were taken before something changed (standing.h). */
+typedef struct ks_adjustment {
+    char kernel[KS_NAME_BYTES];
+    unsigned version, becomes; /* rows of this version count as that one's, */
+    double before_s;           /* if they were measured before this moment, */
+    double factor;             /* as so many times what they say; 0: they are set aside */
+} ks_adjustment;
+
+enum { KS_ADJUSTMENTS = 4 * KS_MODEL_KERNELS, KS_ENVIRONMENT_BYTES = 240 };
+
+typedef struct ks_standing {
+    char environment
+        [KS_ENVIRONMENT_BYTES]; /* driver, run-time library and BLAS that the measurements stand for; "": unknown */
+    int count;
+    ks_adjustment items[KS_ADJUSTMENTS]; /* to be applied in this order */
+} ks_standing;
+
 typedef struct ks_model {
     ks_type type;
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
-    int borrowed;                                /* the last so many points come from another device, */
-    float apart;                                 /* this squared distance away */
-    double caution;                              /* factor of all deviations, found by cross-validation */
+    int borrowed;   /* the last so many points come from another device, */
+    float apart;    /* this squared distance away */
+    double caution; /* factor of all deviations, found by cross-validation */
+    ks_standing standing;
     float length[KS_MODEL_DIMS + KS_MODEL_OWN];  /* length scales, in units of the features; the own ones last */
     float input[KS_MODEL_DIMS][KS_MODEL_POINTS]; /* features over length */
     ks_model_kernel kernel[KS_MODEL_KERNELS];
@@ -85,14 +103,29 @@ const ks_kernel *ks_model_kernel_of(const ks_model *model, int q);
  * the nearest end counts. */
 bool ks_model_supports(const ks_model *model, int q, const ks_problem *problem, const ks_device *device);
 
+/* What the model knows of the kernel: its index, or -1 if it does not know it, or knows it in another version, or by terms that
+ * this build lacks. model may be NULL. */
+int ks_model_find(const ks_model *model, const ks_kernel *kernel);
+
 /* Fills in a stand-in row; name must outlive it. Its cost terms are generic. */
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
 bool ks_kernel_is_foreign(const ks_kernel *row);
 
-/* Predicts `count` kernels; a kernel that the model does not know, or knows in another version, or by terms that this build
- * lacks, gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
+/* Predicts `count` kernels; a kernel that ks_model_find does not find gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
 void ks_model_predict(const ks_model *model, const ks_device *device, const ks_problem *problem,
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
+
+/* A model holds what it was fitted to. The problem of one of its points (logarithms of sizes are kept to seven digits: enough for
+ * sizes up to 10^5); what was measured of kernel q there, NaN if nothing was; and how alike kernel q takes each
+ * point and another problem to be: the correlation of their residuals, 0 to 1. The device is the one that the model was fitted to. */
+ks_problem ks_model_point(const ks_model *model, int point);
+double ks_model_point_value(const ks_model *model, int q, int point, const ks_device *device);
+void ks_model_likeness(const ks_model *model, int q, const ks_problem *problem, const ks_device *device,
+                       float likeness[KS_MODEL_POINTS]);
+
+/* The costs of the model's kernel q for a problem, on its own terms or on the generic ones, as the model has it. */
+void ks_model_terms(const ks_model *model, int q, const ks_problem *problem, const ks_device *device,
+                    double terms[KS_NTERMS]);
 
 /* Index of the smallest predicted time; ties (inside KS_TIE) go to the kernel that comes first in the table. */
 int ks_prediction_best(const ks_prediction *predictions, int count);

@@ -2,6 +2,7 @@
  * sizes are checked before they are used, numbers must be finite and in range, names are cut to length. */
 #include "model.h"
 #include "error.h"
+#include "standing.h"
 
 #include <cjson/cJSON.h>
 #include <math.h>
@@ -142,7 +143,7 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
             return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
         m->length[d] = (float)values[d];
     }
-    if ((s = parse_trust(root, m))) return s;
+    if ((s = parse_trust(root, m)) || (s = ks_standing_parse(root, &m->standing))) return s;
     const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
     if (!cJSON_IsArray(input) || cJSON_GetArraySize(input) != KS_MODEL_DIMS)
         return ks_fail(KS_ERR_PARSE, "model: input is not %d arrays", KS_MODEL_DIMS);
@@ -245,7 +246,7 @@ static bool add_model(cJSON *root, const ks_model *m)
         !cJSON_AddNumberToObject(root, "points", m->points) ||
         !cJSON_AddNumberToObject(root, "caution", m->caution) ||
         !cJSON_AddNumberToObject(root, "borrowed", m->borrowed) ||
-        !cJSON_AddNumberToObject(root, "apart", (double)m->apart))
+        !cJSON_AddNumberToObject(root, "apart", (double)m->apart) || !ks_standing_add(root, &m->standing))
         return false;
     cJSON *length = cJSON_AddArrayToObject(root, "length"), *input = cJSON_AddArrayToObject(root, "input");
     bool good = length && input;

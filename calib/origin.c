@@ -57,20 +57,6 @@ void ks_origin_free(ks_origin *origin)
 
 /* ---- borrowing ----------------------------------------------------------------------------------------------------- */
 
-/* The problem of a model's point. Logarithms of sizes are kept to seven digits: enough for sizes up to 10^5. */
-static ks_problem problem_of(const ks_model *m, int point)
-{
-    int64_t size[5];
-    for (int d = 0; d < 5; d++) size[d] = llround(exp2((double)(m->input[d][point] * m->length[d])));
-    return (ks_problem){.a = size[0],
-                        .b = size[1],
-                        .c = size[2],
-                        .d = size[3],
-                        .batch = size[4],
-                        .type = m->type,
-                        .layout = m->layout};
-}
-
 /* The kernel's column in cases, which is added if there is room; -1 if it is of another version here, or there is no room. */
 static int column(ks_cases *cases, const ks_model *m, int q)
 {
@@ -125,15 +111,12 @@ static double offset(const ks_cases *cases, int column, const ks_origin *origin,
 static void lend(const ks_origin *origin, int q, const ks_device *device, double more, int column, ks_cases *both,
                  const int *point)
 {
-    const ks_model_kernel *k = &origin->model->kernel[q];
-    const ks_kernel *kernel = both->kernel[column];
     for (int i = 0; i < both->borrowed; i++) {
         ks_case *c = &both->items[both->count - both->borrowed + i];
-        ks_prediction there;
-        if (!k->measured[point[i]]) continue;
-        ks_model_predict(origin->model, &origin->device, &c->problem, &kernel, 1, false, &there);
-        const double noise = (double)k->alpha[point[i]] * k->noise / k->signal;
-        c->value[column] = exp(there.log_time + noise + more + translation(origin, k, kernel, device, &c->problem));
+        const double there = ks_model_point_value(origin->model, q, point[i], &origin->device);
+        const double apart =
+            translation(origin, &origin->model->kernel[q], both->kernel[column], device, &c->problem);
+        if (!isnan(there)) c->value[column] = there * exp(more + apart);
     }
 }
 
@@ -166,7 +149,7 @@ ks_status ks_cases_borrow(const ks_cases *cases, const ks_device *device, const 
     /* A model's points are in random order. What was measured here need not be borrowed. */
     for (int i = 0; i < m->points - m->borrowed && both->borrowed < most; i++) {
         ks_case *c = &both->items[both->count];
-        c->problem = problem_of(m, i);
+        c->problem = ks_model_point(m, i);
         if (holds(cases, &c->problem, false) || holds(origin->withheld[0], &c->problem, true) ||
             holds(origin->withheld[1], &c->problem, true))
             continue;

@@ -41,7 +41,7 @@ ks_status ks_device_cuda(int index, ks_device *device);
  * text is the name of nothing on this machine. CUDA is started only if the text does not mean the CPU. */
 ks_status ks_device_find(const char *text, ks_device *device);
 
-/* What a device is doing now, where that can be read (NVML). */
+/* What a device is doing now, where that can be read: NVML; of a CPU the system's energy counters, for all processes. */
 typedef struct ks_device_state {
     double clock_hz;   /* of the multiprocessors; 0: unknown */
     double energy_j;   /* used since some moment in the past; NaN: unknown */

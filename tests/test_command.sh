@@ -111,7 +111,8 @@ misuse unexpected more -- calibrate more
 expect 0 advise 6,64,64,1 --batch 128; quiet
 said "x best" "80 %" "P(fused faster)" "expected regret" source roofline dense fused bmm
 head -n 1 out | grep -Eq '^(fused|bmm): (fused|bmm)[.]' || fail "$last: the answer does not stand first"
-expect 0 advise 6,64,64,1 --batch 128 --explain; said "Why:"
+expect 0 advise 6,64,64,1 --batch 128 --explain; said "Why:" "time goes into" "for doing"
+[ "$(sed -n '/^Why:/,$p' out | awk '{ if (length > n) n = length } END { print n }')" -le 80 ] || fail "$last: over 80 columns"
 expect 0 --json advise 6,64,64,3 --batch 128 --dtype f16 --layout last; quiet; json
 holds '.schema_version == 1 and .problem == {a:6,b:64,c:64,d:3,batch:128,dtype:"f16",layout:"last",math:"f32"}'
 holds '(.device|type=="string") and (.path=="fused" or .path=="bmm") and (.source|type=="string")'
@@ -120,6 +121,9 @@ holds '[.candidates[] | .time_s > 0 and .time_lo_s <= .time_s and .time_s <= .ti
 holds '[.candidates[].time_s] | . == sort'
 holds '.p_fused_faster >= 0 and .p_fused_faster <= 1 and .expected_regret >= 0 and .roofline_s > 0'
 expect 0 advise --json 2,3,5,7 --bat 11 --explain; json; holds '.explain.reasons | length > 0' # abbreviated, --json after
+holds '(.explain.why|length > 0) and (.explain.neighbours|type=="array") and ([.explain.costs[].kernel] == [.candidates[].kernel])'
+holds '[.explain.costs[] | .launches_s + .bytes_s + .flops_s + .elements_s + .tiles_s] as $sums |
+    [range($sums|length) as $i | ($sums[$i] / .candidates[$i].time_s - 1) | fabs < 1e-6] | all'
 for type in f32 f16 bf16 f64; do
     for layout in first last; do expect 0 advise 3,5,7,2 --batch 13 --dtype $type --layout $layout --json; json; done
 done
@@ -300,6 +304,24 @@ expect 1 --db split.db evaluate --cv 3; says "too few"
 misuse --cv --train -- $split --cv 3 --train 3
 misuse --cv 2 -- $split --cv 1
 misuse --learners --cv -- $split --learners
+# Replays of calibrations, on a table of times
+{
+    echo "a,b,c,d,batch,dtype,layout,device,kernel,family,time_s,samples"
+    for b in 8 16 32 64 128 256; do
+        for batch in 1 10 100 1000 10000 100000; do
+            echo "1,$b,8,4,$batch,f32,first,Bare,x.kernel,fused,$((1000 + b))e-6,5"
+            echo "1,$b,8,4,$batch,f32,first,Bare,y.bmm,bmm,$((1100 + batch / 1000))e-6,5"
+        done
+    done
+} >times.csv
+expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2; quiet; said seconds regret fill random
+expect 0 evaluate --csv times.csv --replay 0.1,0.2,1e6 --draws 2 --json; json
+holds '.configs[0] | .draws == 2 and ([.budgets[0, 1] | .regret, .fill, .random | .measured > 0 and .regret.mean >= 0] | all)'
+holds '.configs[0].budgets[2] == {seconds: 1e6}'
+misuse --replay rising -- evaluate --csv times.csv --replay 2,1
+misuse --replay rising -- evaluate --csv times.csv --replay 1,
+misuse --replay --cv -- evaluate --csv times.csv --replay 1 --cv 3
+misuse --replay energy -- $split --replay 1
 misuse --csv --cv -- evaluate
 [ ! -e none.db ] || fail "evaluate --cv: made a store"
 
@@ -385,6 +407,23 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     [ $got = 1 ] || fail "$last: exit $got, not 1"
     says interrupted cal.db "goes on"
     expect 0 --db cal.db db check
+    # Another BLAS, as far as OpenBLAS can play one: what has changed is told, and a few problems are measured again.
+    expect 0 --db cal.db db info --json; json; quiet; holds '.stale == []'
+    expect 0 devices --json; before=$(grep '"blas"' out | head -n 1)
+    OPENBLAS_CORETYPE=Haswell
+    export OPENBLAS_CORETYPE
+    expect 0 devices --json
+    if [ "$(grep '"blas"' out | head -n 1)" != "$before" ]; then
+        expect 0 --db cal.db db info --json; json; quiet; holds '.stale | length == 2'
+        expect 0 --db cal.db db check; says "was measured under"
+        expect 0 --db cal.db advise 1,2,3,4 --batch 5; says "was measured under"
+        expect 0 --db cal.db calibrate --budget 2s --layout first --json; json
+        holds '.canaries >= 12 and .kept + .rescaled + .set_aside >= 2'
+        expect 0 --db cal.db db info --json; json; holds '.stale | length == 1'
+    fi
+    unset OPENBLAS_CORETYPE
+    expect 0 --db cal.db calibrate --budget 2s --layout first
+    expect 0 --db cal.db db info --json; json; holds '.stale == []'
     expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none
     misuse --device nosuch -- --db cal.db calibrate --device nosuch --budget 1s
 

@@ -401,6 +401,8 @@ int cli_open(const cli *c, const char *command, const ks_options *options, ks_co
     if (ks_store_status(*ctx, &why) != KS_OK &&
         (c->store || (ks_store_path(NULL, path, sizeof path) == KS_OK && access(path, F_OK) == 0)))
         cli_note("the store of measurements is not used: %s", why ? why : "no reason given");
+    else if (ks_store_status(*ctx, &why) == KS_OK && *why)
+        cli_note("%s; `ksauto calibrate` looks at what that has changed", why);
     if (ks_decisions_status(*ctx, &why, NULL) != KS_OK) cli_note("the table of decisions is not used: %s", why);
     return CLI_GO_ON;
 }

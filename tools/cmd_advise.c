@@ -1,12 +1,12 @@
 /* ksauto advise: which path and kernel ks_auto_matmul would take for a problem, and why.
  *
  * The answer stands first, since most readers want no more; then the candidates, so that one sees by how much; then
- * what the answer rests on. --explain says in words what the numbers mean for somebody who does not know the paper. */
+ * what the answer rests on. --explain (explain.c) takes it apart. */
 #include "cli.h"
+#include "explain.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <string.h>
 
 static const char synopsis[] = "ksauto [--db FILE] advise A,B,C,D --batch N [OPTION]...";
@@ -14,35 +14,9 @@ static const char about[] =
     "Says which path (fused or bmm) and kernel multiplies fastest by a Kronecker-sparse matrix of pattern A,B,C,D,\n"
     "with the predicted time of every candidate and what the prediction stands on.";
 
-enum { MAX_REASONS = 8, REASON_BYTES = 320 };
-
-typedef struct reasons {
-    int count;
-    char text[MAX_REASONS][REASON_BYTES];
-} reasons;
-
-static void add_reason(reasons *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
-static void add_reason(reasons *r, const char *format, ...)
-{
-    va_list args;
-    if (r->count == MAX_REASONS) return;
-    va_start(args, format);
-    vsnprintf(r->text[r->count++], REASON_BYTES, format, args);
-    va_end(args);
-}
-
 static cli_text cost(const ks_advice *advice, double value)
 {
     return advice->objective == KS_ENERGY ? cli_energy(value) : cli_time(value);
-}
-
-/* The fastest candidate of a family, or NULL. */
-static const ks_candidate *best_of(const ks_advice *advice, ks_family family)
-{
-    for (int i = 0; i < advice->candidate_count; i++) {
-        if (advice->candidates[i].family == family) return &advice->candidates[i];
-    }
-    return NULL;
 }
 
 static const ks_candidate *chosen(const ks_advice *advice)
@@ -53,96 +27,7 @@ static const ks_candidate *chosen(const ks_advice *advice)
     return NULL;
 }
 
-static void explain_source(reasons *r, const ks_advice *advice)
-{
-    const char *from = advice->source_device;
-    bool same = strcmp(from, advice->device) == 0;
-    switch (advice->source) {
-    case KS_FROM_MEASUREMENT:
-        add_reason(r, "This very problem was measured on %s, and the winner is beyond the noise.", from);
-        break;
-    case KS_FROM_MODEL:
-        add_reason(r, "Predicted by a model fitted to measurements of %s%s.", from,
-                   same ? "" : ", which stands in for the device asked about");
-        break;
-    case KS_FROM_SEEDS:
-        add_reason(r,
-                   "Predicted from the shipped measurements of %s%s 'ksauto calibrate' measures the device itself.",
-                   from, same ? "." : ", the nearest device that ships: its times are only a guide.");
-        break;
-    case KS_FROM_COST_MODEL:
-        add_reason(
-            r, "Nothing is measured for this device: predicted from bytes, flops and launches alone, so trust the "
-               "order more than the times. 'ksauto calibrate' measures it.");
-        break;
-    case KS_FROM_DECISIONS:
-        add_reason(r, "The table of decisions pins the kernel ($KSAUTO_DECISIONS), whatever the times below say.");
-        break;
-    case KS_NSOURCES:
-        break;
-    }
-}
-
-static void explain_layout(reasons *r, const ks_problem *p)
-{
-    if (p->d == 1)
-        add_reason(r,
-                   "d = 1: each of the %" PRId64
-                   " blocks reads neighbouring values, so a batched GEMM runs straight on X "
-                   "without permuting it.",
-                   p->a);
-    else if (p->layout == KS_BATCH_LAST)
-        add_reason(
-            r, "Batch last: every (i, l) slice of X is a matrix of leading dimension d*batch, so a batched GEMM runs "
-               "straight on X without permuting it.");
-    else
-        add_reason(r,
-                   "Batch first with d = %" PRId64 ": a block's inputs lie %" PRId64
-                   " apart, so bmm has to permute X before "
-                   "and Y after its GEMM; a fused kernel reads X and writes Y once.",
-                   p->d, p->d);
-}
-
-static void explain(reasons *r, const ks_advice *advice)
-{
-    const ks_problem *p = &advice->problem;
-    const ks_candidate *fused = best_of(advice, KS_FUSED), *bmm = best_of(advice, KS_BMM), *best = chosen(advice);
-    double bytes = ks_problem_bytes(p), flops = ks_problem_flops(p);
-    r->count = 0;
-    explain_source(r, advice);
-    explain_layout(r, p);
-    add_reason(
-        r,
-        "It moves %s at least and does %s: %.3g flops a byte. The paper's ratio (b+c)/(bc) is %.3g; the larger it "
-        "is, the more memory decides and the more fusing saves.",
-        cli_rate(bytes, "B").s, cli_rate(flops, "FLOP").s, flops / bytes,
-        (double)(p->b + p->c) / ((double)p->b * (double)p->c));
-    if (fused && bmm) {
-        const ks_candidate *first = fused->time_s <= bmm->time_s ? fused : bmm, *other = first == fused ? bmm : fused;
-        bool apart = first->time_hi_s < other->time_lo_s;
-        double ratio = other->time_s / first->time_s;
-        if (ratio < 1.02)
-            add_reason(r, "The best of both families are within 2 %%, a tie: ties always go to the same kernel.");
-        else
-            add_reason(r,
-                       "The best %s kernel takes %.2f times the %s of the best %s kernel; their 80 %% intervals %s.",
-                       ks_family_name(other->family), ratio, ks_objective_name(advice->objective),
-                       ks_family_name(first->family), apart ? "lie apart" : "overlap, so the choice may be wrong");
-    } else {
-        add_reason(r, "Only kernels of one family can do this problem on this device.");
-    }
-    if (best && advice->objective == KS_TIME && best->time_s > 0 && advice->roofline_s > 0) {
-        add_reason(r, "The choice takes %.2f times the roofline time.", best->time_s / advice->roofline_s);
-        if (advice->dense_s > 0)
-            add_reason(
-                r,
-                "The dense matrix of the same shape holds %.4g times the values and takes %s at least: %.3g times "
-                "the choice.",
-                (double)p->a * (double)p->d, cli_time(advice->dense_s).s, advice->dense_s / best->time_s);
-    }
-}
-
-static int print_json(const ks_advice *advice, const reasons *why)
+static int print_json(const ks_advice *advice, const ks_explanation *why)
 {
     cJSON *object = cli_result_json();
     cJSON_AddItemToObject(object, "problem", cli_problem_json(&advice->problem));
@@ -166,17 +51,11 @@ static int print_json(const ks_advice *advice, const reasons *why)
     cli_add_number(object, "p_fused_faster", advice->p_fused_faster);
     cli_add_number(object, "expected_regret", advice->expected_regret);
     cli_add_number(object, "roofline_s", advice->roofline_s);
-    if (why) {
-        cJSON *more = cJSON_AddObjectToObject(object, "explain");
-        cJSON_AddStringToObject(more, "source_device", advice->source_device);
-        cli_add_number(more, "dense_s", advice->dense_s);
-        cJSON *list = cJSON_AddArrayToObject(more, "reasons");
-        for (int i = 0; i < why->count; i++) cJSON_AddItemToArray(list, cJSON_CreateString(why->text[i]));
-    }
+    if (why) cJSON_AddItemToObject(object, "explain", explain_json(why));
     return cli_print_json(object);
 }
 
-static void print_text(const ks_advice *advice, const reasons *why)
+static void print_text(const ks_advice *advice, const ks_explanation *why)
 {
     const ks_problem *p = &advice->problem;
     const ks_candidate *best = chosen(advice);
@@ -207,9 +86,7 @@ static void print_text(const ks_advice *advice, const reasons *why)
            advice->source_device, *advice->source_device ? ")" : "");
     printf("roofline         %s\n", cli_time(advice->roofline_s).s);
     printf("dense            %s\n", cli_time(advice->dense_s).s);
-    if (!why) return;
-    printf("\nWhy:\n");
-    for (int i = 0; i < why->count; i++) printf("- %s\n", why->text[i]);
+    if (why) explain_print(why);
 }
 
 int cmd_advise(cli *c, int argc, char **argv)
@@ -237,21 +114,20 @@ int cmd_advise(cli *c, int argc, char **argv)
     if (status != KS_OK) return cli_status(status);
 
     ks_context *ctx;
-    ks_advice advice;
-    reasons why;
+    ks_explanation why;
+    ks_advice *advice = &why.advice;
     code = cli_open(c, "advise", &context, &ctx);
     if (code != CLI_GO_ON) return code;
-    status = ks_advise(ctx, &problem, &advice);
+    status = with_reasons ? ks_explain(ctx, &problem, &why) : ks_advise(ctx, &problem, advice);
     if (status != KS_OK) {
         code = cli_status(status);
         goto done;
     }
     code = CLI_DONE;
-    if (with_reasons) explain(&why, &advice);
     if (c->json)
-        code = print_json(&advice, with_reasons ? &why : NULL);
+        code = print_json(advice, with_reasons ? &why : NULL);
     else
-        print_text(&advice, with_reasons ? &why : NULL);
+        print_text(advice, with_reasons ? &why : NULL);
 done:
     ks_close(ctx);
     return code;

@@ -391,8 +391,8 @@ int cmd_bench(cli *c, int argc, char **argv)
         {"layout", CLI_LAYOUTS, &r.layouts, "LAYOUTS", "of fresh problems: first, last or both (default)", false},
         {"device", CLI_TEXT, &r.device, "DEVICE", "cpu (default), or cuda:N", false},
         {"csv", CLI_TEXT, &r.csv, "OUT", "also write every measurement to this file", false},
-        {"energy", CLI_FLAG, &r.energy, NULL, "also read the joules of each product, for --csv and --json (GPUs)",
-         false},
+        {"energy", CLI_FLAG, &r.energy, NULL,
+         "also read the joules of each product, for --csv and --json, where the device counts them", false},
         {"dispatch", CLI_FLAG, &dispatch, NULL, "measure what a decision costs instead", false},
         {0},
     };

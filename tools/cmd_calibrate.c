@@ -101,6 +101,10 @@ static int print_report(const ks_calibrate_report *report, bool json)
         cJSON_AddStringToObject(object, "device", report->device);
         cli_add_number(object, "elapsed_s", report->elapsed_s);
         cli_add_integer(object, "measured", report->measured);
+        cli_add_integer(object, "canaries", report->canaries);
+        cli_add_integer(object, "kept", report->kept);
+        cli_add_integer(object, "rescaled", report->rescaled);
+        cli_add_integer(object, "set_aside", report->set_aside);
         cli_add_rates(object, report->copy_bytes_per_s, report->gemm_flops_per_s);
         cJSON *configs = cJSON_AddArrayToObject(object, "configs");
         for (int i = 0; i < report->count; i++)
@@ -108,6 +112,11 @@ static int print_report(const ks_calibrate_report *report, bool json)
         return cli_print_json(object);
     }
     printf("%s: %d problems measured in %.0f s\n", report->device, report->measured, report->elapsed_s);
+    if (report->canaries)
+        printf("versions have changed; by %d problems measured again, what was known is kept for %d kernels, "
+               "rescaled for "
+               "%d, set aside for %d\n",
+               report->canaries, report->kept, report->rescaled, report->set_aside);
     printf("copy %s", cli_rate(report->copy_bytes_per_s, "B/s").s);
     for (int type = 0; type < KS_NTYPES; type++) {
         if (report->gemm_flops_per_s[type] > 0)

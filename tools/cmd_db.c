@@ -5,6 +5,7 @@
 #include "csv.h"
 #include "output.h"
 #include "seeds.h"
+#include "standing.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,38 @@ static int db_path(cli *c, int argc, char **argv)
     return CLI_DONE;
 }
 
+/* Models of this machine's devices whose measurements were made under other versions: a sentence each. */
+typedef struct stale_models {
+    void (*report)(void *user, const char *sentence);
+    void *user;
+} stale_models;
+
+static bool look_at_model(void *user, const ks_model_row *row)
+{
+    const stale_models *s = user;
+    ks_device device;
+    ks_model *model;
+    char why[600], sentence[800];
+    if (row->objective != KS_TIME || ks_device_find(row->device, &device) != KS_OK) return true;
+    if (ks_model_parse(row->json, &model) != KS_OK) return true;
+    if (ks_model_stale(model, &device, why, sizeof why)) {
+        snprintf(sentence, sizeof sentence, "%s: %s; `ksauto calibrate` looks at what that has changed", row->device,
+                 why);
+        s->report(s->user, sentence);
+    }
+    ks_model_free(model);
+    return true;
+}
+
+static void on_stale(void *user, const char *sentence)
+{
+    cJSON *list = user;
+    if (list)
+        cJSON_AddItemToArray(list, cJSON_CreateString(sentence));
+    else
+        cli_note("%s", sentence);
+}
+
 static int db_info(cli *c, int argc, char **argv)
 {
     const cli_option options[] = {{0}};
@@ -46,11 +79,16 @@ static int db_info(cli *c, int argc, char **argv)
                          argv, 0, 0, NULL, NULL);
     if (code == CLI_GO_ON) code = open_store(c, KS_STORE_READ, path, sizeof path, &store);
     if (code != CLI_GO_ON) return code;
+    cJSON *object = c->json ? cli_result_json() : NULL;
+    stale_models stale = {on_stale, object ? cJSON_AddArrayToObject(object, "stale") : NULL};
     ks_status status = ks_store_info_get(store, &info);
+    if (status == KS_OK) status = ks_store_each_model(store, NULL, look_at_model, &stale);
     ks_store_close(store);
-    if (status != KS_OK) return cli_status(status);
-    if (c->json) {
-        cJSON *object = cli_result_json();
+    if (status != KS_OK) {
+        cJSON_Delete(object);
+        return cli_status(status);
+    }
+    if (object) {
         cJSON_AddStringToObject(object, "path", path);
         cli_add_integer(object, "schema", info.schema);
         cli_add_integer(object, "devices", info.devices);
@@ -102,11 +140,14 @@ static int db_check(cli *c, int argc, char **argv)
         cJSON_AddStringToObject(object, "path", path);
         f.list = cJSON_AddArrayToObject(object, "findings");
     }
+    stale_models stale = {on_stale, object ? cJSON_AddArrayToObject(object, "stale") : NULL};
     status = ks_store_open(&store, path, KS_STORE_READ);
     if (status == KS_OK)
         status = ks_store_check(store, on_finding, &f);
     else
         on_finding(&f, ks_status_message(status));
+    if (status == KS_OK) /* no finding: nothing is wrong with the store */
+        status = ks_store_each_model(store, NULL, look_at_model, &stale);
     ks_store_close(store);
     if (object) {
         cJSON_AddBoolToObject(object, "ok", status == KS_OK);

@@ -8,13 +8,14 @@
 #include "refit.h"
 #include "report.h"
 #include "seeds.h"
+#include "standing.h"
 #include "validate.h"
 #include <stdlib.h>
 #include <string.h>
 
-static const char synopsis[] =
-    "ksauto [--db FILE] evaluate --csv FILE [--format ksauto|ksmm] [OPTION]...\n"
-    "       ksauto [--db FILE] evaluate --cv K|--train N [--csv FILE [--format ksauto|ksmm]] [OPTION]...";
+static const char synopsis[] = "ksauto [--db FILE] evaluate --csv FILE [--format ksauto|ksmm] [OPTION]...\n"
+                               "       ksauto [--db FILE] evaluate --cv K|--train N|--replay SECONDS [--csv FILE "
+                               "[--format ksauto|ksmm]] [OPTION]...";
 static const char about[] =
     "Regret of the store's fitted models on a table of measurements that they were not fitted on, for "
     "each device, type and\nlayout in it, beside always-fused, always-bmm and the paper's ratio; how honest P(fused "
@@ -33,9 +34,10 @@ typedef struct job {
     const char *source;
     const char *device; /* as the user named it; NULL: each row's own */
     ks_objective objective;
-    ks_split split;   /* all 0: the store's models are judged */
-    bool learners;    /* the others, too */
-    const char *from; /* the device whose models what is learned starts from; NULL: none */
+    ks_split split;           /* all 0: the store's models are judged */
+    ks_replay_options replay; /* budgets to replay calibrations for; none: no replay */
+    bool learners;            /* the others, too */
+    const char *from;         /* the device whose models what is learned starts from; NULL: none */
     cJSON *list;
     int configs;
     ks_reliability pooled; /* over the configurations of the device at hand */
@@ -43,7 +45,7 @@ typedef struct job {
 
 static bool splits(const job *j)
 {
-    return j->split.folds || j->split.train;
+    return j->split.folds || j->split.train || j->replay.count;
 }
 
 /* The model for one configuration, looked for among the store's. */
@@ -155,6 +157,19 @@ static ks_status judge(job *j, const ks_device *device, const ks_cases *cases, c
     return s;
 }
 
+/* The designs' curves for one type and layout. */
+static ks_status replay(job *j, const ks_device *device, const ks_rows *rows, const ks_cases *cases, const wanted *w)
+{
+    ks_origin origin;
+    ks_status s = find_origin(j, w, &origin);
+    ks_replay_options options = j->replay;
+    options.draws = j->split.draws, options.origin = &origin;
+    if (s == KS_OK) s = cli_replay(rows, cases, device, &options, j->c->json ? j->list : NULL);
+    ks_origin_free(&origin);
+    j->configs++;
+    return s;
+}
+
 static ks_status evaluate(job *j, const ks_device *device, const ks_rows *rows, ks_type type, ks_layout layout)
 {
     ks_cases cases;
@@ -164,7 +179,9 @@ static ks_status evaluate(job *j, const ks_device *device, const ks_rows *rows, 
                             : ks_cases_build(rows->items, rows->count, device, type, layout, j->objective, &cases);
     if (s == KS_OK && cases.count > 0 && !splits(j)) s = ks_store_each_model(j->store, device->name, take, &w);
     if (s == KS_OK) s = w.status;
-    if (s == KS_OK && cases.count > 0 && (w.model || splits(j)))
+    if (s == KS_OK && cases.count > 0 && j->replay.count)
+        s = replay(j, device, rows, &cases, &w);
+    else if (s == KS_OK && cases.count > 0 && (w.model || splits(j)))
         s = judge(j, device, &cases, &w);
     else if (s == KS_OK && cases.count > 0)
         cli_note("no model of \"%s\" for %s, batch-%s: %d problems left out; `ksauto fit` makes one", device->name,
@@ -196,7 +213,7 @@ static int evaluate_device(job *j, const ks_rows *table, const char *name)
     for (int t = 0; s == KS_OK && t < KS_NTYPES; t++)
         for (int l = 0; s == KS_OK && l < KS_NLAYOUTS; l++) s = evaluate(j, &device, &rows, (ks_type)t, (ks_layout)l);
     ks_rows_free(&rows);
-    if (!j->c->json && j->configs > before + 1) {
+    if (!j->c->json && !j->replay.count && j->configs > before + 1) {
         printf("\n%s, all types and layouts\n", name);
         cli_print_reliability(&j->pooled);
     }
@@ -234,13 +251,12 @@ static ks_status read_rows(job *j, const char *file, ks_csv_format format, ks_ro
     }
     const bool here = j->device && ks_device_find(j->device, &device) == KS_OK;
     const ks_store_filter filter = {.device = here ? device.name : j->device, .usable = true};
-    const ks_status s = ks_store_each(j->store, &filter, ks_rows_add, rows);
-    return s == KS_OK ? ks_rows_status(rows) : s;
+    return ks_rows_read(j->store, &filter, rows);
 }
 
 int cmd_evaluate(cli *c, int argc, char **argv)
 {
-    const char *file = NULL, *format_name = "ksauto";
+    const char *file = NULL, *budgets = NULL, *format_name = "ksauto";
     int64_t folds = 0, train = 0, draws = 10;
     job j = {.c = c};
     ks_csv_format format;
@@ -253,9 +269,13 @@ int cmd_evaluate(cli *c, int argc, char **argv)
         {"cv", CLI_INT, &folds, "K", "cross-validate: predict each of K folds of the patterns from the others",
          false},
         {"train", CLI_INT, &train, "N", "learn from N patterns drawn at random, judge by all others", false},
-        {"draws", CLI_INT, &draws, "M", "how many times --train draws (default 10)", false},
-        {"from", CLI_TEXT, &j.from, "DEVICE", "with --cv or --train: start from this device's models in the store",
+        {"replay", CLI_TEXT, &budgets, "SECONDS",
+         "what designs of calibration, choosing from the table's problems, have learned after so many seconds of "
+         "measuring: 1,2,4,8",
          false},
+        {"draws", CLI_INT, &draws, "M", "how many times --train and --replay draw (default 10)", false},
+        {"from", CLI_TEXT, &j.from, "DEVICE",
+         "with --cv, --train or --replay: start from this device's models in the store", false},
         {"learners", CLI_FLAG, &j.learners, NULL, "with --cv or --train: compare other learners on the same parts",
          false},
         {0},
@@ -265,14 +285,19 @@ int cmd_evaluate(cli *c, int argc, char **argv)
     if (ks_csv_format_parse(format_name, &format) != KS_OK)
         return cli_misuse("evaluate", "--format '%s' is unknown; valid: ksauto, ksmm", format_name);
     if (file && (code = cli_readable("evaluate", "--csv", file)) != CLI_GO_ON) return code;
-    if (folds && train) return cli_misuse("evaluate", "--cv and --train exclude each other");
+    if ((folds != 0) + (train != 0) + (budgets != NULL) > 1)
+        return cli_misuse("evaluate", "--cv, --train and --replay exclude each other");
+    if (budgets && j.objective == KS_ENERGY)
+        return cli_misuse("evaluate", "--replay has no energy: what it counts are the seconds of measuring");
+    if (budgets && (code = cli_replay_parse("evaluate", budgets, &j.replay)) != CLI_GO_ON) return code;
     if (folds == 1 || folds > MOST_FOLDS) return cli_misuse("evaluate", "--cv must be from 2 to %d", MOST_FOLDS);
     if (draws > MOST_DRAWS) return cli_misuse("evaluate", "--draws must be from 1 to %d", MOST_DRAWS);
     j.split =
         (ks_split){.folds = (int)folds, .train = train > INT32_MAX ? INT32_MAX : (int)train, .draws = (int)draws};
-    if (!file && !splits(&j)) return cli_misuse("evaluate", "--csv is required, unless --cv or --train is given");
-    if ((j.learners || j.from) && !splits(&j))
-        return cli_misuse("evaluate", "--%s needs --cv or --train", j.from ? "from" : "learners");
+    if (!file && !splits(&j))
+        return cli_misuse("evaluate", "--csv is required, unless --cv, --train or --replay is given");
+    if ((j.learners && (!splits(&j) || budgets)) || (j.from && !splits(&j)))
+        return cli_misuse("evaluate", "--%s needs --cv or --train", j.learners ? "learners" : "from");
 
     ks_rows rows = {0};
     cJSON *object = cli_result_json();

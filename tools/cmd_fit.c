@@ -2,6 +2,7 @@
 #include "cli.h"
 
 #include "refit.h"
+#include "standing.h"
 #include <string.h>
 
 static const char synopsis[] = "ksauto [--db FILE] fit [--device DEVICE] [--objective time|energy] [--alone]";
@@ -50,8 +51,7 @@ int cmd_fit(cli *c, int argc, char **argv)
     }
     ks_device_assume_rates(&device);
     const ks_store_filter filter = {.device = device.name};
-    s = ks_store_each(store, &filter, ks_rows_add, &rows);
-    if (s == KS_OK) s = ks_rows_status(&rows);
+    s = ks_rows_read(store, &filter, &rows);
     if (s != KS_OK) goto failed;
     object = cli_result_json();
     cJSON_AddStringToObject(object, "device", device.name);
@@ -65,6 +65,8 @@ int cmd_fit(cli *c, int argc, char **argv)
             if (!alone) ks_origin_nearest(&device, (ks_type)t, (ks_layout)l, objective, &origin);
             s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, &origin, KS_FIT_STEPS, &model, &result);
             ks_origin_free(&origin);
+            if (s == KS_OK)
+                s = ks_standing_find(store, device.name, (ks_type)t, (ks_layout)l, &model->standing); /* as it was */
             if (s == KS_OK) s = ks_refit_keep(store, &device, model, &result);
             ks_model_free(model);
             if (s == KS_ERR_NO_DATA) continue;
