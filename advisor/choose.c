@@ -96,7 +96,7 @@ int ks_context_predict(const ks_context *ctx, const ks_problem *p, bool deviatio
                        bool *measured)
 {
     const knowledge *known = &ctx->known[p->type][p->layout];
-    const ks_kernel *kernels[KS_MAX_KERNELS] = {NULL};
+    const ks_kernel *kernels[KS_MAX_KERNELS] = {NULL}, *trusted[KS_MAX_KERNELS];
     int count = 0;
     if (ctx->here)
         count = ks_kernels_for(p, &ctx->device, kernels);
@@ -106,6 +106,10 @@ int ks_context_predict(const ks_context *ctx, const ks_problem *p, bool deviatio
             if (row->family != KS_REFERENCE && ks_model_supports(known->model, q, p, &ctx->device))
                 kernels[count++] = row;
         }
+    /* If all have failed, either the device is broken or the store does not tell the truth: then it tells nothing. */
+    memcpy(trusted, kernels, sizeof trusted);
+    const int spared = ks_failures_spare(&ctx->failures, p, trusted, count);
+    if (spared > 0) memcpy(kernels, trusted, sizeof kernels), count = spared;
     ks_model_predict(known->model, &ctx->device, p, kernels, count, deviations, out);
     const ks_case *seen = find_case(&known->cases, p);
     *measured = false;
@@ -127,7 +131,9 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *p)
     bool measured;
     const int count = ks_context_predict(ctx, p, false, predicted, &measured);
     if (count == 0) return NULL;
-    kernel = predicted[ks_prediction_best(predicted, count)].kernel;
+    const int pinned = ks_context_pinned(ctx, p, predicted, count);
+    if (ctx->pins.asked && pinned < 0) atomic_fetch_add(&ctx->pins.missed, 1);
+    kernel = predicted[pinned >= 0 ? pinned : ks_prediction_best(predicted, count)].kernel;
     ks_context_remember(ctx, p, kernel);
     if (ctx->explain) ks_context_explain(ctx, p);
     return kernel;
@@ -213,7 +219,7 @@ static int compare_candidates(const void *x, const void *y)
 
 const char *ks_source_name(ks_source source)
 {
-    static const char *const names[] = {"measurement", "model", "seeds", "cost-model"};
+    static const char *const names[] = {"measurement", "model", "seeds", "cost-model", "decisions"};
     return (unsigned)source < KS_NSOURCES ? names[source] : NULL;
 }
 
@@ -229,17 +235,20 @@ ks_status ks_advise(ks_context *ctx, const ks_problem *p, ks_advice *advice)
     if (count == 0) return no_kernel(ctx, p);
 
     const knowledge *known = &ctx->known[p->type][p->layout];
+    const int pinned = ks_context_pinned(ctx, p, predicted, count);
     *advice = (ks_advice){.problem = *p,
                           .objective = ctx->objective,
                           .candidate_count = count,
-                          .source = measured ? KS_FROM_MEASUREMENT : known->source,
+                          .source = pinned >= 0 ? KS_FROM_DECISIONS
+                                    : measured  ? KS_FROM_MEASUREMENT
+                                                : known->source,
                           .roofline_s = ks_roofline_s(&ctx->device, p),
                           .dense_s = ks_dense_roofline_s(&ctx->device, p)};
     snprintf(advice->device, sizeof advice->device, "%s", ctx->device.name);
     snprintf(advice->source_device, sizeof advice->source_device, "%s",
              measured ? ctx->device.name : known->source_device);
     const ks_kernel *remembered = ks_context_recall(ctx, p);
-    int chosen = ks_prediction_best(predicted, count);
+    int chosen = pinned >= 0 ? pinned : ks_prediction_best(predicted, count);
     for (int q = 0; q < count; q++) {
         const ks_prediction *r = &predicted[q];
         if (r->kernel == remembered) chosen = q; /* measured at its first use, perhaps */
@@ -267,7 +276,8 @@ void ks_context_explain(ks_context *ctx, const ks_problem *p)
     fprintf(
         stderr,
         "ksauto: (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ") batch %" PRId64 " %s batch-%s: %s by %s, %.3g us "
-        "expected, P(fused faster) %.2f, from %s\n",
+        "expected, P(fused faster) %.2f, from %s%s\n",
         p->a, p->b, p->c, p->d, p->batch, ks_type_name(p->type), ks_layout_name(p->layout), ks_family_name(a.path),
-        a.kernel, a.candidates[chosen].time_s * 1e6, a.p_fused_faster, ks_source_name(a.source));
+        a.kernel, a.candidates[chosen].time_s * 1e6, a.p_fused_faster, ks_source_name(a.source),
+        ctx->pins.asked && a.source != KS_FROM_DECISIONS ? ", not in the table of decisions" : "");
 }

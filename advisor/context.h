@@ -4,6 +4,7 @@
 #define KS_CONTEXT_H
 
 #include "cases.h"
+#include "failures.h"
 #include "model.h"
 
 #include <pthread.h>
@@ -32,6 +33,22 @@ typedef struct knowledge {
     ks_cases cases; /* measured on this very device */
 } knowledge;
 
+/* A pinned decision. */
+typedef struct pin {
+    ks_problem problem;
+    char kernel[KS_NAME_BYTES];
+    int64_t line; /* of the file */
+} pin;
+
+typedef struct pins {
+    pin *items; /* sorted by problem */
+    size_t count, room;
+    bool asked; /* there is a table, or should be */
+    ks_status status;
+    char why[512];
+    _Atomic uint64_t missed;
+} pins;
+
 struct ks_context {
     ks_device device;
     bool here; /* the device can be run on; else it is known by its measurements alone */
@@ -44,6 +61,8 @@ struct ks_context {
     ks_status store_status;
     char store_why[512];
     knowledge known[KS_NTYPES][KS_NLAYOUTS];
+    ks_failures failures; /* of this device's kernels */
+    pins pins;
     memo_slot *memo;
     _Atomic(void *) workspace[WORKSPACES]; /* the CPU's free blocks; each starts with its size */
     void *pool;                            /* other devices' workspace: memory.h */
@@ -62,6 +81,11 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *problem);
 /* Whether the memo knows the problem. */
 const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *problem);
 void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel);
+
+/* Reads the table of decisions that the caller (NULL: the environment) names; decisions.c. */
+void ks_context_read_pins(ks_context *ctx, const char *path);
+/* Index of the prediction whose kernel is pinned for the problem, or -1. */
+int ks_context_pinned(const ks_context *ctx, const ks_problem *problem, const ks_prediction *predictions, int count);
 
 /* Resolves "auto", "fused", "bmm" or a kernel's name for a valid problem. */
 ks_status ks_context_resolve(ks_context *ctx, const ks_problem *problem, const char *path, const ks_kernel **kernel);

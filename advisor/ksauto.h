@@ -33,9 +33,9 @@
  * caller's stream. A library built without CUDA, and one on a machine without GPU or driver, opens CPUs only, and says
  * why; it still advises for GPUs that it knows by their measurements.
  *
- * Environment: KSAUTO_DB (the store's file), KSAUTO_NUM_THREADS, KSAUTO_CHECK=1 (on GPUs: see ks_auto_matmul), and
- * KSAUTO_EXPLAIN=1, the one thing that makes the library write: one line on standard error for every new problem, with
- * the path taken and why.
+ * Environment: KSAUTO_DB (the store's file), KSAUTO_DECISIONS (pinned decisions: see ks_decisions_status),
+ * KSAUTO_NUM_THREADS, KSAUTO_CHECK=1 (on GPUs: see ks_auto_matmul), and KSAUTO_EXPLAIN=1, the one thing that makes the
+ * library write: one line on standard error for every new problem, with the path taken and why.
  *
  * License: MIT. This library links no GPL code; libksauto_calib (ks_calibrate, ks_fit) links GSL. */
 #ifndef KSAUTO_H
@@ -163,8 +163,10 @@ typedef struct ks_options {
     unsigned flags;         /* KS_MEASURE or 0 */
     ks_objective objective; /* what to minimise */
     double
-        measure_budget_s; /* longest that KS_MEASURE may hold up one call; 0: 0.1 s. Where another process holds the
+        measure_budget_s;  /* longest that KS_MEASURE may hold up one call; 0: 0.1 s. Where another process holds the
                                       store, some tenths of a second more: what was measured is then not stored */
+    const char *decisions; /* a file of decisions that are to be followed whatever was measured: see
+                                      ks_decisions_status; NULL: $KSAUTO_DECISIONS, if set; "": none */
 } ks_options;
 
 /* Opens a context; options may be NULL, and zeroed fields mean the defaults. The store is read here, once.
@@ -181,6 +183,17 @@ KS_API void ks_close(ks_context *ctx);
  * that something has changed since the store's models were made (a driver, a BLAS, a kernel's version): ks_calibrate then
  * measures a few problems again and decides what the rest is still worth. */
 KS_API ks_status ks_store_status(const ks_context *ctx, const char **why);
+
+/* Pinned decisions. The same store gives the same decisions in every process and thread, but measuring more changes them. A
+ * table of decisions does not change: ranks that are given the same one take the same kernels. It is a CSV file with a header
+ * and the columns a,b,c,d,batch,dtype,layout,device,kernel (math may follow), as `ksauto pin` writes it. Its rows for the
+ * context's device come before all else that is known of their problems, and those are not measured at first use.
+ *
+ * A problem that is not in it, or whose kernel this build lacks, cannot do the problem, or has failed on it here, is decided as
+ * without a table, and it is said: ks_advice.source is not KS_FROM_DECISIONS, KSAUTO_EXPLAIN says so, and *missed (may be NULL)
+ * counts such decisions. Returns KS_OK if there is no table, or it is used; else why nothing of it is, in *why (may be NULL; the
+ * context's own string): KS_ERR_IO, KS_ERR_PARSE (one line that is wrong is enough), KS_ERR_NO_DATA (no row for the device). */
+KS_API ks_status ks_decisions_status(const ks_context *ctx, const char **why, uint64_t *missed);
 
 /* ---------------------------------------------------------------------------------------------------
  * Multiplying
@@ -284,16 +297,17 @@ KS_API size_t ks_chain_workspace_bytes(const ks_chain *chain);
  * Advice
  * ------------------------------------------------------------------------------------------------- */
 
-/* The rung of the ladder a decision stands on, best first. */
+/* The rung of the ladder a decision stands on, best first, or what overrules it. */
 typedef enum ks_source {
     KS_FROM_MEASUREMENT = 0, /* this very problem was measured on this device, and the winner is significant */
     KS_FROM_MODEL,           /* predicted by a model fitted to measurements of this device */
     KS_FROM_SEEDS,           /* predicted by the shipped model of this device, or of the nearest one */
     KS_FROM_COST_MODEL,      /* predicted from bytes, flops and launches alone */
+    KS_FROM_DECISIONS,       /* not from the ladder: pinned by the table of decisions */
     KS_NSOURCES
 } ks_source;
 
-KS_API const char *ks_source_name(ks_source source); /* "measurement", "model", "seeds", "cost-model" */
+KS_API const char *ks_source_name(ks_source source); /* "measurement", "model", "seeds", "cost-model", "decisions" */
 
 enum { KS_MAX_CANDIDATES = 16, KS_NAME_BYTES = 64, KS_DEVICE_BYTES = 128 };
 
@@ -421,6 +435,12 @@ typedef struct ks_calibrate_options {
     bool alone;                                        /* do not start from what is known of the nearest device */
     bool (*progress)(void *user, const ks_progress *); /* false stops the run: all that was measured is kept */
     void *user;
+    int64_t
+        memory_bytes; /* most of the device's memory that measuring may hold at once; 0: half of what it has. Problems
+                                      that need more, or more than is free, are left out */
+    /* Called before every run of a kernel, with its name and what it is to compute, and with NULL when none runs any more: for
+     * whoever calibrates in a process of its own, so as to know what ended it. */
+    void (*running)(void *user, const ks_measurement *);
 } ks_calibrate_options;
 
 typedef struct ks_calibrate_report {
@@ -437,7 +457,13 @@ typedef struct ks_calibrate_report {
 
 /* Measures on the device, stores every measurement as it is made, fits, and reports regret on fresh problems. Goes
  * on from what the store holds. In libksauto_calib. KS_ERR_STORE if nothing can be stored; KS_ERR_INTERRUPTED if
- * progress returned false (what was measured is stored). A context must be opened anew to see the result. */
+ * progress returned false (what was measured is stored). A context must be opened anew to see the result.
+ *
+ * A kernel that is wrong or fails gets a row that says so instead of a time; it is not run on that
+ * problem again, nor chosen for it. With three such problems, and one in ten, it is out for the type and layout, until its
+ * version changes. Kernels run in the calling process: one that crashes takes the process with it, and one that breaks the
+ * GPU ends the run (KS_ERR_DEVICE; its row is stored). The command `ksauto calibrate` therefore runs this in a child process,
+ * learns by `running` which kernel it was, stores its row, and goes on in another. */
 KS_API ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report *report);
 
 #ifdef __cplusplus

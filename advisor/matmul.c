@@ -109,12 +109,12 @@ static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kern
     return s == KS_OK ? ks_context_give(ctx, args->workspace, args->stream, kernel->run(p, args)) : s;
 }
 
-/* The kernel that needs least workspace: what is left when memory is short. (Where even that is not to be had, the CPU's
- * reference needs none.) */
+/* The kernel that needs least workspace, of those that have not failed here: what is left when memory is short. (Where even
+ * that is not to be had, the CPU's reference needs none.) */
 static const ks_kernel *frugal(const ks_context *ctx, const ks_problem *p)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS], *least = NULL;
-    const int count = ks_kernels_for(p, &ctx->device, kernels);
+    const int count = ks_failures_spare(&ctx->failures, p, kernels, ks_kernels_for(p, &ctx->device, kernels));
     for (int q = 0; q < count; q++)
         if (!least || kernels[q]->workspace_bytes(p, &ctx->device) < least->workspace_bytes(p, &ctx->device))
             least = kernels[q];
@@ -132,7 +132,8 @@ ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t c
 ks_status ks_context_run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
     ks_status s = run(ctx, p, kernel, args);
-    if (s == KS_ERR_MEMORY && frugal(ctx, p) != kernel) s = run(ctx, p, frugal(ctx, p), args);
+    const ks_kernel *least = s == KS_ERR_MEMORY ? frugal(ctx, p) : NULL;
+    if (least && least != kernel) s = run(ctx, p, least, args);
     if (s == KS_ERR_MEMORY && ctx->device.backend == KS_CPU) s = run(ctx, p, ks_kernel_find("ref.cpu"), args);
     return s;
 }
@@ -175,6 +176,7 @@ static void measure_first_use(ks_context *ctx, const ks_problem *p, const ks_run
         return;
     }
     const int count = ks_context_predict(ctx, p, false, predicted, &measured);
+    if (ks_context_pinned(ctx, p, predicted, count) >= 0) measured = true; /* nothing that was measured would count */
     const double start = ks_now_s();
     const double best = count ? predicted[ks_prediction_best(predicted, count)].log_time : 0;
     for (int round = 0; !measured && round < FIRST_USE_ROUNDS; round++)

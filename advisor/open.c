@@ -125,10 +125,13 @@ static void read_store(ks_context *ctx, ks_store *store)
     }
     intake in = {ctx, KS_FROM_MODEL, ctx->device.name};
     ks_status s = ks_store_each_model(store, ctx->device.name, take_model, &in);
-    const ks_store_filter filter = {.device = ctx->device.name, .usable = true};
-    if (s == KS_OK) s = ks_rows_read(store, &filter, &r);
+    const ks_store_filter all = {.device = ctx->device.name}, usable = {.device = ctx->device.name, .usable = true};
+    if (s == KS_OK) s = ks_store_each(store, &all, ks_failures_see, &ctx->failures);
+    if (s == KS_OK) s = ks_failures_status(&ctx->failures);
+    if (s == KS_OK) s = ks_rows_read(store, &usable, &r);
     if (s != KS_OK) note_store_trouble(ctx, s);
-    ctx->stored = r.count;
+    ks_failures_sort(&ctx->failures);
+    ctx->stored = r.count + ctx->failures.count;
     ks_device known = ctx->device;
     ks_device_assume_rates(&known);
     for (int t = 0; t < KS_NTYPES; t++)
@@ -203,6 +206,7 @@ ks_status ks_open(ks_context **out, const ks_options *options)
         if (store) read_store(ctx, store);
         read_seeds(ctx);
         ks_device_assume_rates(&ctx->device);
+        ks_context_read_pins(ctx, options->decisions);
     }
     ks_store_close(store);
     if (s != KS_OK) {
@@ -221,6 +225,8 @@ void ks_close(ks_context *ctx)
             ks_model_free(ctx->known[t][l].model);
             ks_cases_free(&ctx->known[t][l].cases);
         }
+    ks_failures_free(&ctx->failures);
+    free(ctx->pins.items);
     for (int i = 0; i < WORKSPACES; i++) free(atomic_load(&ctx->workspace[i]));
     ks_memory_pool_close(&ctx->device, ctx->pool);
     pthread_mutex_destroy(&ctx->measuring);

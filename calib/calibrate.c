@@ -9,7 +9,8 @@
  * Before that, where a driver, a BLAS or a kernel is of another version than when the stored rows were measured, a few of their
  * problems are measured again, which tells what the rows are still worth (canaries.h).
  * Every measurement is in the store as soon as it is made, so a run that is killed has lost nothing but the one under
- * way, and the next run starts from what is there. */
+ * way, and the next run starts from what is there. Failures are in it, too: a kernel that failed on a problem, or took the
+ * device or the process with it, is not run on it again (failures.h). */
 #include "canaries.h"
 #include "design.h"
 #include "error.h"
@@ -18,12 +19,14 @@
 #include "timer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { EXPLORE_LEAST = 8, SPREAD_FIRST = 24, ACCEPT_LEAST = 8, ACCEPT_MOST = 400 };
 
 static const double accept_share = 0.25, budget_default_s = 60;
+static const double memory_default = 0.5; /* of the device's memory */
 
 typedef struct run {
     const ks_calibrate_options *options;
@@ -34,6 +37,7 @@ typedef struct run {
     double start_s, end_s; /* of the whole run, on the clock of timer.h */
     double config_end_s;   /* of the type and layout at hand */
     double fit_s;          /* the longest that a fit has taken: to be kept in hand */
+    ks_failures failures;  /* of this device, in all types and layouts */
     ks_rows rows;          /* of the type and layout at hand */
     ks_origin origin;      /* of the type and layout at hand: a known device to start from */
     ks_standing standing;  /* of the type and layout at hand: what older rows are worth */
@@ -61,18 +65,31 @@ static ks_status report_progress(run *r, const char *phase)
     return r->options->progress(r->options->user, &p) ? KS_OK : stopped(r);
 }
 
+/* The device is lost: what is known of the kernel that lost it is for the next run. */
+static ks_status keep_failures(run *r, const ks_measurement *out, int count)
+{
+    char why[256];
+    snprintf(why, sizeof why, "%s", ks_status_message(KS_ERR_DEVICE));
+    for (int q = 0; q < count; q++)
+        if (out[q].status != KS_OK) ks_store_add(r->store, &out[q], NULL);
+    return ks_fail(KS_ERR_DEVICE, "%s", why);
+}
+
 static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limits *limits, const char *phase)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS];
     ks_measurement out[KS_MAX_KERNELS];
     double raw[KS_MAX_KERNELS * KS_MAX_SAMPLES];
-    const int count = ks_kernels_for(p, &r->device, kernels);
+    const int count = ks_measurer_kernels(r->measurer, p, kernels);
     ks_status s = ks_measure(r->measurer, p, kernels, count, limits, out, raw);
     if (s == KS_ERR_MEMORY) return report_progress(r, phase); /* too large for this machine: go on with others */
+    if (s == KS_ERR_DEVICE) return keep_failures(r, out, count);
     for (int q = 0; s == KS_OK && q < count; q++) {
         s = ks_store_add(r->store, &out[q], raw + q * KS_MAX_SAMPLES);
         if (s == KS_OK && !ks_rows_add(&r->rows, &out[q])) s = ks_rows_status(&r->rows);
+        if (s == KS_OK && !ks_failures_see(&r->failures, &out[q])) s = ks_failures_status(&r->failures);
     }
+    ks_failures_sort(&r->failures);
     if (s != KS_OK) return s;
     r->report->measured++, r->problems++;
     return report_progress(r, phase);
@@ -238,7 +255,17 @@ static ks_status prepare_device(run *r)
         r->device.copy_bytes_per_s = stored.copy_bytes_per_s;
         memcpy(r->device.gemm_flops_per_s, stored.gemm_flops_per_s, sizeof stored.gemm_flops_per_s);
     }
-    ks_status s = ks_measurer_open(&r->measurer, &r->device);
+    const ks_measurer_setup setup = {.most_bytes = r->options->memory_bytes
+                                                       ? r->options->memory_bytes
+                                                       : (int64_t)(memory_default * (double)r->device.memory_bytes),
+                                     .failures = &r->failures,
+                                     .running = r->options->running,
+                                     .user = r->options->user};
+    const ks_store_filter filter = {.device = r->device.name};
+    ks_status s = ks_store_each(r->store, &filter, ks_failures_see, &r->failures);
+    if (s == KS_OK) s = ks_failures_status(&r->failures);
+    ks_failures_sort(&r->failures);
+    if (s == KS_OK) s = ks_measurer_open_with(&r->measurer, &r->device, &setup);
     if (s == KS_OK && r->device.copy_bytes_per_s <= 0) {
         s = report_progress(r, "rates");
         if (s == KS_OK) s = ks_measure_rates(r->measurer, &r->device);
@@ -271,6 +298,9 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
                        budget_default_s);
     if (!(r.options->target_regret >= 0))
         return ks_fail(KS_ERR_ARGUMENT, "target_regret is %g, must be >= 0", r.options->target_regret);
+    if (r.options->memory_bytes < 0)
+        return ks_fail(KS_ERR_ARGUMENT, "memory_bytes is %lld, must be > 0, or 0 for half of the device's",
+                       (long long)r.options->memory_bytes);
 
     ks_status s = ks_device_find(r.options->device, &r.device);
     if (s == KS_ERR_NO_DATA)
@@ -301,6 +331,7 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
     memcpy(r.report->gemm_flops_per_s, r.device.gemm_flops_per_s, sizeof r.report->gemm_flops_per_s);
     r.report->elapsed_s = ks_now_s() - r.start_s;
     ks_rows_free(&r.rows);
+    ks_failures_free(&r.failures);
     ks_measurer_close(r.measurer);
     ks_store_close(r.store);
     return s;

@@ -19,6 +19,7 @@ static const double sample_long_s = 1e-3;   /* one sample this long tells who is
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
 static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
+static const double memory_share = 0.7;     /* of the device's memory, where nothing else is said */
 
 typedef struct arena {
     char *memory;
@@ -33,6 +34,8 @@ struct ks_measurer {
     void *fetched; /* host memory: what a check looks at */
     size_t fetched_bytes;
     uint64_t random;
+    ks_measurer_setup setup;
+    double most_bytes; /* INFINITY: not known */
 };
 
 static uint64_t next_random(ks_measurer *m)
@@ -89,18 +92,43 @@ static size_t arena_bytes(const ks_device *device)
     return (size_t)(most > 0 && least > most ? most : least);
 }
 
-ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device)
+/* Whether the device has that much memory beside what is held already. */
+static ks_status check_free(const ks_measurer *m, double bytes)
 {
+    const double held = (double)m->in.bytes + (double)m->out.bytes + (double)m->workspace_bytes;
+    const double left = (double)ks_memory_left(&m->device);
+    if (left <= 0 || bytes <= held + left) return KS_OK;
+    return ks_fail(KS_ERR_MEMORY, "out of memory: measuring needs %.3g bytes, %.3g are free", bytes, held + left);
+}
+
+ks_status ks_measurer_open_with(ks_measurer **measurer, const ks_device *device, const ks_measurer_setup *setup)
+{
+    const size_t bytes = arena_bytes(device);
     ks_measurer *m = *measurer = calloc(1, sizeof *m);
     if (!m) return ks_fail(KS_ERR_MEMORY, "out of memory opening the measurer");
     m->device = *device;
     m->random = (uint64_t)(ks_clock_s() * 1e6);
-    ks_status s = arena_grow(m, &m->in, arena_bytes(device));
-    if (s == KS_OK) s = arena_grow(m, &m->out, arena_bytes(device));
+    m->setup = *setup;
+    m->most_bytes = setup->most_bytes > 0        ? (double)setup->most_bytes
+                    : m->device.memory_bytes > 0 ? memory_share * (double)m->device.memory_bytes
+                                                 : INFINITY;
+    ks_status s = KS_OK;
+    if (2 * (double)bytes > m->most_bytes)
+        s = ks_fail(KS_ERR_MEMORY,
+                    "measuring on \"%s\" takes %zu bytes at least, so that inputs are not in the cache", device->name,
+                    2 * bytes);
+    if (s == KS_OK) s = check_free(m, 2 * (double)bytes);
+    if (s == KS_OK) s = arena_grow(m, &m->in, bytes);
+    if (s == KS_OK) s = arena_grow(m, &m->out, bytes);
     if (s == KS_OK) return KS_OK;
     ks_measurer_close(m);
     *measurer = NULL;
-    return s == KS_ERR_MEMORY ? ks_fail(s, "out of memory: measuring needs %zu bytes twice", arena_bytes(device)) : s;
+    return s;
+}
+
+ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device)
+{
+    return ks_measurer_open_with(measurer, device, &(ks_measurer_setup){0});
 }
 
 void ks_measurer_close(ks_measurer *m)
@@ -113,7 +141,22 @@ void ks_measurer_close(ks_measurer *m)
     free(m);
 }
 
-/* Room for at least two of each array, and for every kernel's workspace. */
+/* Frees what a problem that needs much of one array does not need of the others. */
+static void drop_arenas(ks_measurer *m)
+{
+    ks_memory_free(&m->device, m->in.memory);
+    ks_memory_free(&m->device, m->out.memory);
+    ks_memory_free(&m->device, m->workspace);
+    m->in = m->out = (arena){0};
+    m->workspace = NULL, m->workspace_bytes = 0;
+}
+
+static double larger(size_t a, size_t b)
+{
+    return (double)(a > b ? a : b);
+}
+
+/* Room for at least two of each array, and for every kernel's workspace; no less than keeps inputs cold. */
 static ks_status make_room(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count)
 {
     const size_t size = ks_type_bytes(p->type), y = round_up((size_t)ks_y_count(p) * size);
@@ -124,17 +167,23 @@ static ks_status make_room(ks_measurer *m, const ks_problem *p, const ks_kernel 
         if (bytes > workspace) workspace = bytes;
     }
     const double total = 2.0 * (double)in + 2.0 * (double)y + (double)workspace;
-    if (m->device.memory_bytes > 0 && total > 0.7 * (double)m->device.memory_bytes)
-        return ks_fail(KS_ERR_MEMORY, "measuring needs %.3g bytes, the machine has %.3g", total,
-                       (double)m->device.memory_bytes);
+    const size_t least = arena_bytes(&m->device);
+    if (total > fmin(m->most_bytes, 0x1p62))
+        return ks_fail(KS_ERR_MEMORY, "measuring needs %.3g bytes, it may use %.3g", total, m->most_bytes);
     ks_status s = ks_device_wait(&m->device); /* a device that an earlier kernel has broken measures nothing more */
-    if (s == KS_OK) s = arena_grow(m, &m->in, 2 * in);
-    if (s == KS_OK) s = arena_grow(m, &m->out, 2 * y);
+    if (s != KS_OK) return s;
+    const bool roomy = larger(2 * in, least) + larger(2 * y, least) + (double)workspace <= m->most_bytes;
+    if (larger(2 * in, m->in.bytes) + larger(2 * y, m->out.bytes) + larger(workspace, m->workspace_bytes) >
+        m->most_bytes)
+        drop_arenas(m);
+    if (2 * in > m->in.bytes || 2 * y > m->out.bytes || workspace > m->workspace_bytes) s = check_free(m, total);
+    if (s == KS_OK) s = arena_grow(m, &m->in, (size_t)larger(2 * in, roomy ? least : 0));
+    if (s == KS_OK) s = arena_grow(m, &m->out, (size_t)larger(2 * y, roomy ? least : 0));
     if (s == KS_OK && workspace > m->workspace_bytes) {
         s = grow(&m->device, &m->workspace, &m->workspace_bytes, workspace);
         if (s == KS_OK) s = ks_memory_set(&m->device, m->workspace, 0, m->workspace_bytes);
     }
-    return s == KS_ERR_MEMORY ? ks_fail(s, "out of memory: measuring needs %.3g bytes", total) : s;
+    return s;
 }
 
 static ks_run_args next_arrays(ks_measurer *m, const ks_problem *p)
@@ -159,6 +208,18 @@ static ks_status run_once(void *user, int index, void *stream)
     (void)index;
     args.stream = stream;
     return t->kernel->run(t->problem, &args);
+}
+
+/* To be said before a kernel runs: see ks_measurer_setup. */
+static void tell(const ks_measurer *m, const ks_measurement *running)
+{
+    if (m->setup.running) m->setup.running(m->setup.user, running);
+}
+
+int ks_measurer_kernels(const ks_measurer *m, const ks_problem *p, const ks_kernel *kernels[KS_MAX_KERNELS])
+{
+    const int count = ks_kernels_for(p, &m->device, kernels);
+    return m->setup.failures ? ks_failures_spare(m->setup.failures, p, kernels, count) : count;
 }
 
 /* Seconds of `calls` runs in a row, or a negative number if one failed. */
@@ -292,23 +353,56 @@ static double energy_of(ks_measurer *m, const ks_problem *p, const ks_kernel *ke
     return (after.energy_j - before.energy_j) / (double)runs;
 }
 
-/* A kernel may be right when it is first looked at and not while it is timed. So the one that is about to win is looked at once
- * more; if it is found out, the next one is. */
-static void check_winner(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
-                         ks_measurement *out)
+/* Whether a kernel that has failed took the device with it. */
+static bool is_lost(const ks_measurer *m, const ks_kernel *kernel)
+{
+    char why[160];
+    if (ks_device_wait(&m->device) == KS_OK) return false;
+    snprintf(why, sizeof why, "%s", ks_status_message(KS_ERR_DEVICE));
+    ks_fail(KS_ERR_DEVICE, "\"%s\" was lost to %s: %s", m->device.name, kernel->name, why);
+    return true;
+}
+
+/* Rows of which nothing is known yet. */
+static void begin_rows(const ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
+                       ks_measurement *out)
+{
+    for (int q = 0; q < count; q++) {
+        out[q] = (ks_measurement){.problem = *p,
+                                  .kernel_version = kernels[q]->version,
+                                  .family = kernels[q]->family,
+                                  .time_s = NAN,
+                                  .energy_j = NAN,
+                                  .measured_at_s = ks_clock_s()};
+        snprintf(out[q].device, sizeof out[q].device, "%s", m->device.name);
+        snprintf(out[q].kernel, sizeof out[q].kernel, "%s", kernels[q]->name);
+    }
+}
+
+/* A kernel may be right when it is first looked at and not while it is timed. */
+static ks_status check_again(ks_measurer *m, const ks_problem *p, const ks_kernel *kernel, ks_measurement *out)
+{
+    char reason[sizeof out->reason - 16];
+    double unused_s;
+    tell(m, out);
+    const ks_status s = check(m, p, kernel, &unused_s, reason, sizeof reason);
+    if (s == KS_OK) return KS_OK;
+    snprintf(out->reason, sizeof out->reason, "once timed: %s", reason);
+    out->status = s, out->time_s = NAN;
+    return s;
+}
+
+/* So the one that is about to win is looked at once more; if it is found out, the next one is. */
+static ks_status check_winner(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
+                              ks_measurement *out)
 {
     for (;;) {
         int best = -1;
-        double unused_s;
         for (int q = 0; q < count; q++)
             if (out[q].status == KS_OK && !isnan(out[q].time_s) && (best < 0 || out[q].time_s < out[best].time_s))
                 best = q;
-        if (best < 0) return;
-        char reason[sizeof out->reason - 16];
-        const ks_status s = check(m, p, kernels[best], &unused_s, reason, sizeof reason);
-        if (s == KS_OK) return;
-        snprintf(out[best].reason, sizeof out->reason, "once timed: %s", reason);
-        out[best].status = s, out[best].time_s = NAN;
+        if (best < 0 || check_again(m, p, kernels[best], &out[best]) == KS_OK) return KS_OK;
+        if (is_lost(m, kernels[best])) return KS_ERR_DEVICE;
     }
 }
 
@@ -320,21 +414,16 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
     const int least = limits && limits->min_samples ? limits->min_samples : 5;
     int most = limits && limits->max_samples ? limits->max_samples : 25;
     if (most > KS_MAX_SAMPLES) most = KS_MAX_SAMPLES;
+    begin_rows(m, p, kernels, count, out);
     ks_status s = make_room(m, p, kernels, count);
     if (s != KS_OK) return s;
     const double start = ks_now_s(), end = limits && limits->max_s > 0 ? start + limits->max_s : INFINITY;
 
     for (int q = 0; q < count; q++) {
-        out[q] = (ks_measurement){.problem = *p,
-                                  .kernel_version = kernels[q]->version,
-                                  .family = kernels[q]->family,
-                                  .time_s = NAN,
-                                  .energy_j = NAN,
-                                  .measured_at_s = ks_clock_s()};
-        snprintf(out[q].device, sizeof out[q].device, "%s", m->device.name);
-        snprintf(out[q].kernel, sizeof out[q].kernel, "%s", kernels[q]->name);
         double first_s;
+        tell(m, &out[q]);
         out[q].status = check(m, p, kernels[q], &first_s, out[q].reason, sizeof out[q].reason);
+        if (out[q].status != KS_OK && is_lost(m, kernels[q])) return KS_ERR_DEVICE;
         if (out[q].status != KS_OK) continue;
         if (first_s < 100 * sample_least_s || m->device.backend != KS_CPU)
             first_s = timed(m, p, kernels[q], 1); /* the first run pays for much else */
@@ -371,10 +460,12 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
             const bool telling = out[q].samples >= (out[q].time_s > sample_long_s ? 1 : 3);
             const bool behind = telling && best >= 0 && out[q].time_s > far_behind * out[best].time_s;
             if (behind && !(limits && limits->full_race)) continue;
+            tell(m, &out[q]);
             double time = timed(m, p, kernels[q], calls[q]);
             if (time < 0) {
                 out[q].status = KS_ERR_DEVICE, calls[q] = 0;
                 snprintf(out[q].reason, sizeof out[q].reason, "failed while it was timed");
+                if (is_lost(m, kernels[q])) return KS_ERR_DEVICE;
                 continue;
             }
             own[q][out[q].samples++] = time / calls[q];
@@ -397,13 +488,18 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
                  state.throttle);
         if (out[q].time_s < floor_s(&m->device, p)) {
             snprintf(out[q].reason, sizeof out[q].reason, "%.3g s is below the physical floor", out[q].time_s);
-            out[q].status = KS_ERR_WRONG_RESULT, out[q].time_s = NAN;
+            if (check_again(m, p, kernels[q], &out[q]) == KS_OK) out[q].status = KS_ERR_NO_DATA, out[q].time_s = NAN;
+            if (out[q].status == KS_ERR_DEVICE && is_lost(m, kernels[q])) return KS_ERR_DEVICE;
             continue;
         }
-        if (limits && limits->energy) out[q].energy_j = energy_of(m, p, kernels[q], out[q].time_s);
+        if (limits && limits->energy) {
+            tell(m, &out[q]);
+            out[q].energy_j = energy_of(m, p, kernels[q], out[q].time_s);
+        }
     }
-    check_winner(m, p, kernels, count, out);
-    return KS_OK;
+    s = check_winner(m, p, kernels, count, out);
+    if (s == KS_OK) tell(m, NULL);
+    return s;
 }
 
 typedef struct copy_job {
@@ -425,7 +521,8 @@ static ks_status copy_once(void *user, int index, void *stream)
 static ks_status measure_copy_rate(ks_measurer *m, double *bytes_per_s)
 {
     const size_t wanted = (size_t)1 << 30;
-    const bool roomy = m->device.backend == KS_CUDA && m->device.memory_bytes > (int64_t)(16 * wanted);
+    const bool roomy = m->device.backend == KS_CUDA && m->device.memory_bytes > (int64_t)(16 * wanted) &&
+                       m->most_bytes >= 2.0 * (double)wanted;
     ks_status s = roomy ? arena_grow(m, &m->in, wanted) : KS_OK;
     if (s == KS_OK && roomy) s = arena_grow(m, &m->out, wanted);
     const size_t bytes = m->in.bytes < m->out.bytes ? m->in.bytes : m->out.bytes;
@@ -441,11 +538,11 @@ static ks_status measure_copy_rate(ks_measurer *m, double *bytes_per_s)
 }
 
 /* The kernels whose rate on a dense problem is the device's GEMM rate. */
-static int dense_kernels(const ks_problem *p, const ks_device *device, const ks_kernel *kernels[KS_MAX_KERNELS])
+static int dense_kernels(const ks_measurer *m, const ks_problem *p, const ks_kernel *kernels[KS_MAX_KERNELS])
 {
-    const int count = ks_kernels_for(p, device, kernels);
+    const int count = ks_measurer_kernels(m, p, kernels);
     int kept = 0;
-    if (device->backend == KS_CPU) return count;
+    if (m->device.backend == KS_CPU) return count;
     for (int q = 0; q < count; q++)
         if (kernels[q]->family == KS_BMM) kernels[kept++] = kernels[q];
     return kept ? kept : count; /* no BLAS: the kernels there are */
@@ -463,8 +560,9 @@ ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
         const ks_problem p = {1, side, side, 1, side, (ks_type)t, KS_BATCH_LAST, KS_MATH_F32};
         const ks_kernel *kernels[KS_MAX_KERNELS];
         ks_measurement out[KS_MAX_KERNELS];
-        const int count = dense_kernels(&p, &m->device, kernels);
+        const int count = dense_kernels(m, &p, kernels);
         s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
+        if (s == KS_ERR_MEMORY) continue; /* the rate stays unknown */
         if (s != KS_OK) return s;
         for (int q = 0; q < count; q++) {
             const double rate = ks_problem_flops(&p) / out[q].time_s;

@@ -9,7 +9,7 @@
 #ifndef KS_MEASURE_H
 #define KS_MEASURE_H
 
-#include "kernel.h"
+#include "failures.h"
 
 typedef struct ks_measurer ks_measurer;
 
@@ -18,6 +18,19 @@ enum { KS_MAX_SAMPLES = 64 };
 /* Takes the memory that inputs and outputs rotate through (twice the last-level cache, at most an eighth of the
  * machine's memory; more only for a problem that needs it). The memory is the device's. */
 ks_status ks_measurer_open(ks_measurer **measurer, const ks_device *device);
+
+typedef struct ks_measurer_setup {
+    int64_t most_bytes; /* of the device's memory, for all arrays and workspaces; 0: 70 % of what the device has */
+    const ks_failures *failures; /* kernels that are not to be run; NULL: none */
+    /* Called before every run of a kernel with what is being measured (its status and times are not known yet), and with NULL
+     * when none runs any more. If the process ends in between, or the device is lost, it was that kernel. NULL: nobody asks. */
+    void (*running)(void *user, const ks_measurement *m);
+    void *user;
+} ks_measurer_setup;
+
+/* The same for whoever wants more of it. KS_ERR_MEMORY names the least that most_bytes must be, since small arrays would lie in
+ * the cache, or what is free. What setup points to must outlive the measurer. */
+ks_status ks_measurer_open_with(ks_measurer **measurer, const ks_device *device, const ks_measurer_setup *setup);
 void ks_measurer_close(ks_measurer *measurer);
 
 typedef struct ks_measure_limits {
@@ -27,8 +40,14 @@ typedef struct ks_measure_limits {
     bool energy;                  /* then run each kernel a third of a second more and read the energy counter */
 } ks_measure_limits;
 
+/* The kernels to be measured on the problem: those of the table that have not failed on it. Returns how many. */
+int ks_measurer_kernels(const ks_measurer *measurer, const ks_problem *problem,
+                        const ks_kernel *kernels[KS_MAX_KERNELS]);
+
 /* Measures `count` kernels. out[q] describes kernels[q]: status, reason, median, spread, samples. raw, if not NULL, holds
- * count * KS_MAX_SAMPLES sample times. Fails as a whole only where nothing could be measured (KS_ERR_MEMORY). */
+ * count * KS_MAX_SAMPLES sample times. Fails as a whole where nothing could be measured (KS_ERR_MEMORY: also a problem that is
+ * larger than what is free, or than what may be used), or if the device is lost (KS_ERR_DEVICE); of out, those with a status
+ * are then what failed, and the rest says nothing. */
 ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_kernel *const *kernels, int count,
                      const ks_measure_limits *limits, ks_measurement *out, double *raw);
 

@@ -1,4 +1,4 @@
-/* What the columns mean: the store's own table, the paper's (ksmm), and panels.
+/* What the columns mean: the store's own table, the paper's (ksmm), panels, and decisions.
  *
  * The own format has 14 columns by the design. Five more are written behind them (math, kernel_version, spread,
  * reason, measured_at_s) and read where present, because without them a round trip would turn TF32 timings into
@@ -9,12 +9,16 @@
 #include "tables.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-/* The own format's columns; those up to TIME_S are required of every table, up to LAYOUT of every panel. */
+/* The own format's columns; those up to TIME_S are required of every table, up to LAYOUT of every panel, up to KERNEL of
+ * decisions. */
 enum { A, B, C, D, BATCH, DTYPE, LAYOUT, DEVICE, KERNEL, FAMILY, TIME_S, ENERGY_J, SAMPLES, STATUS };
 enum { MATH = STATUS + 1, VERSION, SPREAD, REASON, MEASURED_AT_S, COLUMNS };
 
@@ -365,6 +369,51 @@ void ks_panel_free(ks_panel *panel)
     *panel = (ks_panel){0};
 }
 
+/* --- decisions --------------------------------------------------------------------------------------------- */
+
+static ks_status read_decisions(reading *in, ks_status status, ks_decision_visit *visit, void *user)
+{
+    bool got = true;
+    in->names = columns;
+    if (status == KS_OK) status = ks_records_columns(&in->records, columns, COLUMNS, KERNEL + 1, in->at);
+    while (status == KS_OK && (status = ks_records_next(&in->records, &got)) == KS_OK && got) {
+        ks_decision d = {.line = in->records.line};
+        if ((status = read_problem(in, &d.problem)) != KS_OK) break;
+        if ((status = get_text(in, DEVICE, d.device, sizeof d.device)) != KS_OK) break;
+        if ((status = get_text(in, KERNEL, d.kernel, sizeof d.kernel)) != KS_OK) break;
+        if (!*d.device || !*d.kernel)
+            status = fail_cell(in, *d.device ? KERNEL : DEVICE, "is no name");
+        else
+            status = visit(user, &d);
+    }
+    ks_records_close(&in->records);
+    return status;
+}
+
+ks_status ks_decisions_read_text(const char *text, size_t bytes, const char *name, ks_decision_visit *visit,
+                                 void *user)
+{
+    reading r;
+    return read_decisions(&r, ks_records_open_text(&r.records, text, bytes, name), visit, user);
+}
+
+ks_status ks_decisions_read_file(const char *path, ks_decision_visit *visit, void *user)
+{
+    reading r;
+    struct stat facts;
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO nobody writes to would be waited for */
+    if (file < 0) return ks_fail(KS_ERR_IO, "%s: cannot be opened: %s", path, strerror(errno));
+    const bool regular = fstat(file, &facts) == 0 && S_ISREG(facts.st_mode);
+    FILE *in = regular ? fdopen(file, "rb") : NULL;
+    if (!in) {
+        close(file);
+        return ks_fail(KS_ERR_IO, "%s: %s", path, regular ? "cannot be read" : "is no regular file");
+    }
+    const ks_status status = read_decisions(&r, ks_records_open(&r.records, in, path), visit, user);
+    fclose(in);
+    return status;
+}
+
 /* --- writing ----------------------------------------------------------------------------------------------- */
 
 static ks_status written(FILE *out)
@@ -404,14 +453,36 @@ static void write_real(FILE *out, double value)
     fprintf(out, ",%s", ks_real_to_text(value, text));
 }
 
+ks_status ks_decisions_write_header(FILE *out)
+{
+    for (int i = A; i <= KERNEL; i++) fprintf(out, "%s,", columns[i]);
+    fprintf(out, "%s\n", columns[MATH]);
+    return written(out);
+}
+
+static void write_problem(FILE *out, const ks_problem *p)
+{
+    fprintf(out, "%lld,%lld,%lld,%lld,%lld,%s,%s", (long long)p->a, (long long)p->b, (long long)p->c, (long long)p->d,
+            (long long)p->batch, ks_type_name(p->type), ks_layout_name(p->layout));
+}
+
+ks_status ks_decisions_write_row(FILE *out, const ks_problem *p, const char *device, const char *kernel)
+{
+    write_problem(out, p);
+    write_text(out, device);
+    write_text(out, kernel);
+    write_text(out, ks_math_name(p->math));
+    fputc('\n', out);
+    return written(out);
+}
+
 ks_status ks_csv_write_row(FILE *out, const ks_measurement *m)
 {
     const ks_problem *p = &m->problem;
     char text[192];
     const char *fault = ks_measurement_fault(m, text, sizeof text);
     if (fault) return ks_fail(KS_ERR_ARGUMENT, "a measurement to be written: %s", fault);
-    fprintf(out, "%lld,%lld,%lld,%lld,%lld,%s,%s", (long long)p->a, (long long)p->b, (long long)p->c, (long long)p->d,
-            (long long)p->batch, ks_type_name(p->type), ks_layout_name(p->layout));
+    write_problem(out, p);
     write_text(out, m->device);
     write_text(out, m->kernel);
     write_text(out, ks_family_name(m->family));

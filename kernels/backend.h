@@ -18,6 +18,7 @@ typedef struct ks_backend_ops {
 
     ks_status (*alloc)(const ks_device *device, size_t bytes, void **memory);
     void (*release)(const ks_device *device, void *memory);
+    int64_t (*left)(const ks_device *device);
     ks_status (*put)(const ks_device *device, void *to_device, const void *from_host, size_t bytes);
     ks_status (*get)(const ks_device *device, void *to_host, const void *from_device, size_t bytes);
     ks_status (*gather)(const ks_device *device, void *to_host, const void *from_device, size_t element_bytes,

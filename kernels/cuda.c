@@ -108,6 +108,16 @@ static void state(const ks_device *device, ks_device_state *now)
         cudaGetLastError();
 }
 
+static int64_t left(const ks_device *device)
+{
+    size_t unused = 0, total;
+    int previous;
+    if (ks_cuda_enter(device, &previous) != KS_OK) return 0;
+    if (cudaMemGetInfo(&unused, &total) != cudaSuccess) cudaGetLastError();
+    ks_cuda_leave(previous);
+    return (int64_t)unused;
+}
+
 int ks_cuda_arch(const ks_device *device)
 {
     int arch = 0; /* by hand: every decision asks several times */
@@ -268,6 +278,7 @@ const ks_backend_ops ks_backend_cuda = {.count = count,
                                         .state = state,
                                         .alloc = ks_cuda_alloc,
                                         .release = ks_cuda_free,
+                                        .left = left,
                                         .put = ks_cuda_put,
                                         .get = ks_cuda_get,
                                         .gather = ks_cuda_gather,

@@ -43,8 +43,13 @@ typedef struct ks_kernel {
     ks_status (*run)(const ks_problem *problem, const ks_run_args *args);
 } ks_kernel;
 
-/* All kernels of this build; NULL-terminated; static. Row 0 is ref.cpu, the oracle: in no choice. */
+/* All kernels, NULL-terminated: those of this build, then those that were added. Row 0 is ref.cpu, the oracle: in no choice. */
 const ks_kernel *const *ks_kernels(void);
+
+/* Adds a row behind the others, for as long as the process lives: for kernels that are no part of the library, such as the
+ * tests' bad ones. To be called before anything else of the library, by one thread. KS_ERR_ARGUMENT if the name is taken or the
+ * table full. */
+ks_status ks_kernel_add(const ks_kernel *kernel);
 
 /* The kernel of that name, or NULL. */
 const ks_kernel *ks_kernel_find(const char *name);

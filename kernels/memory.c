@@ -24,6 +24,11 @@ void ks_memory_free(const ks_device *device, void *memory)
     if (memory) ops_of(device)->release(device, memory);
 }
 
+int64_t ks_memory_left(const ks_device *device)
+{
+    return ops_of(device) ? ops_of(device)->left(device) : 0;
+}
+
 ks_status ks_memory_put(const ks_device *device, void *to_device, const void *from_host, size_t bytes)
 {
     return ops_of(device)->put(device, to_device, from_host, bytes);

@@ -14,6 +14,9 @@ extern "C" {
 ks_status ks_memory_alloc(const ks_device *device, size_t bytes, void **memory);
 void ks_memory_free(const ks_device *device, void *memory); /* NULL is allowed; waits for work that uses it */
 
+/* How much of the device's memory could be had now: on the CPU also of what this process may use (cgroup). 0: not known. */
+int64_t ks_memory_left(const ks_device *device);
+
 /* Copies between host and device; both return when the copy is done, after all earlier work on the device. */
 ks_status ks_memory_put(const ks_device *device, void *to_device, const void *from_host, size_t bytes);
 ks_status ks_memory_get(const ks_device *device, void *to_host, const void *from_device, size_t bytes);

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -43,6 +44,43 @@ static void state(const ks_device *device, ks_device_state *now)
     pthread_mutex_lock(&counters_lock);
     now->energy_j = ks_rapl_read(&counters);
     pthread_mutex_unlock(&counters_lock);
+}
+
+/* A number behind a label, or alone in its file; -1 if there is none. */
+static int64_t read_number(const char *path, const char *label)
+{
+    char line[128];
+    long long number = -1;
+    FILE *in = fopen(path, "re");
+    while (in && number < 0 && fgets(line, sizeof line, in)) {
+        const size_t length = strlen(label);
+        if (strncmp(line, label, length) != 0 || sscanf(line + length, "%lld", &number) != 1) number = -1;
+    }
+    if (in) fclose(in);
+    return number;
+}
+
+/* What the system could give, or what the control group (of either version) is still allowed: cached files, which count as
+ * used, would be given up. */
+static int64_t left(const ks_device *device)
+{
+    static const struct {
+        const char *most, *used, *facts, *cached;
+    } groups[] = {{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat",
+                   "inactive_file "},
+                  {"/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+                   "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file "}};
+    (void)device;
+    int64_t bytes = read_number("/proc/meminfo", "MemAvailable:");
+    if (bytes > 0) bytes *= 1024;
+    for (int i = 0; bytes > 0 && i < 2; i++) {
+        const int64_t most = read_number(groups[i].most, ""), used = read_number(groups[i].used, "");
+        const int64_t cached = read_number(groups[i].facts, groups[i].cached);
+        if (most <= 0 || used < 0) continue;
+        const int64_t free_bytes = most - used + (cached > 0 ? cached : 0);
+        if (free_bytes < bytes) bytes = free_bytes > 0 ? free_bytes : 1;
+    }
+    return bytes > 0 ? bytes : 0;
 }
 
 static ks_status alloc(const ks_device *device, size_t bytes, void **memory)
@@ -168,6 +206,7 @@ const ks_backend_ops ks_backend_cpu = {.count = count,
                                        .state = state,
                                        .alloc = alloc,
                                        .release = release,
+                                       .left = left,
                                        .put = copy_bytes,
                                        .get = copy_bytes,
                                        .gather = gather,

@@ -1,10 +1,13 @@
 /* The one list of kernels and of backends: the only file that knows what this build has. */
 #include "backend.h"
+#include "error.h"
 #include "rows.h"
 
 #include <string.h>
 
-static const ks_kernel *const table[] = {
+enum { ROWS = KS_MAX_KERNELS + 2 }; /* the oracle, as many as an advice can list, and NULL */
+
+static const ks_kernel *table[ROWS] = {
     &ks_ref_cpu,
     &ks_fused_cpu,
     &ks_fused_cpu_rows,
@@ -21,8 +24,6 @@ static const ks_kernel *const table[] = {
     NULL,
 };
 
-_Static_assert(sizeof table / sizeof *table <= KS_MAX_KERNELS + 1, "an advice must be able to list every kernel");
-
 const ks_backend_ops *ks_backend_find(ks_backend backend)
 {
 #if KSAUTO_CUDA
@@ -34,6 +35,16 @@ const ks_backend_ops *ks_backend_find(ks_backend backend)
 const ks_kernel *const *ks_kernels(void)
 {
     return table;
+}
+
+ks_status ks_kernel_add(const ks_kernel *kernel)
+{
+    int count = 0;
+    if (ks_kernel_find(kernel->name)) return ks_fail(KS_ERR_ARGUMENT, "there is a kernel %s already", kernel->name);
+    while (table[count]) count++;
+    if (count == ROWS - 1) return ks_fail(KS_ERR_ARGUMENT, "no room for %s among %d kernels", kernel->name, count);
+    table[count] = kernel;
+    return KS_OK;
 }
 
 const ks_kernel *ks_kernel_find(const char *name)

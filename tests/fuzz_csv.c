@@ -9,6 +9,14 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
+static ks_status see(void *user, const ks_decision *d)
+{
+    int64_t *line = user;
+    if (ks_problem_check(&d->problem) != KS_OK || !*d->device || !*d->kernel || d->line <= *line) abort();
+    *line = d->line;
+    return KS_OK;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     const char *text = (const char *)data;
@@ -31,5 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         for (size_t i = 0; i < panel.count; i++)
             if (ks_problem_check(&panel.problems[i]) != KS_OK) abort();
     ks_panel_free(&panel);
+    int64_t line = 0;
+    ks_decisions_read_text(text, bytes, "fuzz", see, &line);
     return 0;
 }

@@ -451,7 +451,7 @@ static void test_bad_calibrations(void **state)
         const char *named;
     } bad[] = {{{.types = 0x10}, "0x10"},           {{.layouts = 0x6}, "0x6"},       {{.budget_s = 1e9}, "1e+09"},
                {{.target_regret = -0.25}, "-0.25"}, {{.target_regret = NAN}, "nan"}, {{.budget_s = INFINITY}, "inf"},
-               {{.budget_s = -1.5}, "-1.5"},        {{.budget_s = NAN}, "nan"}};
+               {{.budget_s = -1.5}, "-1.5"},        {{.budget_s = NAN}, "nan"},      {{.memory_bytes = -5}, "-5"}};
     int failures = 0;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         ks_calibrate_options options = bad[i].options;

@@ -73,7 +73,7 @@ misuse nonsense advise db -- nonsense
 misuse --nonsense --db -- --nonsense
 misuse --db -- --db
 misuse "--db ''" -- --db '' devices
-for name in advise matmul db devices calibrate; do expect 0 $name --help; said Usage --db --json; quiet; done
+for name in advise matmul pin db devices calibrate; do expect 0 $name --help; said Usage --db --json; quiet; done
 for name in info path check import export merge; do expect 0 db $name --help; said Usage; done
 checks=$((checks + 1)); last="ksauto --help >/dev/full"
 if [ -w /dev/full ]; then "$ksauto" --help >/dev/full 2>err; [ $? = 1 ] || fail "$last: exit is not 1"; fi
@@ -167,6 +167,30 @@ if grep -q "No CUDA device" out; then
     misuse cuda:0 "$reason" -- bench --device cuda:0
     misuse cuda:0 "$reason" -- calibrate --device cuda
 fi
+
+# ---- pin ----
+printf 'a,b,c,d,batch,dtype,layout\n2,3,5,7,11,f32,first\n6,64,64,1,128,f16,last\n' >few.csv
+misuse --panel -- pin --out table.csv
+misuse --out -- pin --panel few.csv
+misuse none.csv -- pin --panel none.csv --out table.csv
+expect 0 pin --panel few.csv --out table.csv; said "2 decisions" table.csv
+cp table.csv original.csv
+sed -i 's/,[a-z]*\.cpu[^,]*,/,bmm.cpu.permute,/' table.csv
+checks=$((checks + 1)); last="ksauto advise with KSAUTO_DECISIONS"
+KSAUTO_DECISIONS=table.csv "$ksauto" advise 2,3,5,7 --batch 11 --explain --json >out 2>err || fail "$last"
+quiet; holds '.kernel == "bmm.cpu.permute" and .source == "decisions"'
+KSAUTO_DECISIONS=table.csv "$ksauto" advise 2,3,5,7 --batch 12 --json >out 2>err || fail "$last"
+quiet; holds '.source != "decisions"'
+KSAUTO_DECISIONS=few.csv "$ksauto" advise 2,3,5,7 --batch 11 --json >out 2>err || fail "$last"
+says "table of decisions is not used" few.csv; holds '.source != "decisions"'
+KSAUTO_DECISIONS=table.csv "$ksauto" pin --panel few.csv --out again.csv --json >out 2>err || fail "$last"
+json; holds '.decisions == 2'
+cmp -s original.csv again.csv || fail "$last: another table than before"
+
+# ---- calibrate: what it refuses ----
+misuse "--memory '0'" 512M -- calibrate --memory 0
+misuse "--memory '5X'" 512M -- calibrate --memory 5X
+expect 1 --db memory.db calibrate --memory 1K --budget 1s; says "at least" cache
 
 # ---- bench: its options; what it measures is below ----
 expect 0 bench --help; said --panel --random --seed --dtype --layout "Nothing is stored"; quiet

@@ -136,6 +136,21 @@ static bool read_integer(const char *text, int64_t *value)
     return errno == 0 && *end == '\0' && n >= 1;
 }
 
+/* In powers of 1024. */
+static bool read_bytes(const char *text, int64_t *bytes)
+{
+    static const char suffixes[] = "KMGT";
+    char *end;
+    if (*text < '0' || *text > '9') return false;
+    errno = 0;
+    long long n = strtoll(text, &end, 10);
+    const char *suffix = *end ? strchr(suffixes, *end) : NULL;
+    const int shift = suffix ? 10 * (int)(suffix - suffixes + 1) : 0;
+    if (errno != 0 || end[suffix != NULL] != '\0' || n < 1 || n > INT64_MAX >> shift) return false;
+    *bytes = (int64_t)n << shift;
+    return true;
+}
+
 static bool read_types(const char *text, unsigned *types)
 {
     if (strcmp(text, "all") == 0) {
@@ -183,6 +198,8 @@ static bool read_value(const cli_option *option, const char *text)
         return read_integer(text, option->value);
     case CLI_SECONDS:
         return read_seconds(text, option->value);
+    case CLI_BYTES:
+        return read_bytes(text, option->value);
     case CLI_FRACTION:
         return read_fraction(text, option->value);
     case CLI_TYPE:
@@ -246,6 +263,8 @@ static const char *valid_values(cli_kind kind, char *text, size_t size)
         return "must be a whole number from 1 to 9223372036854775807";
     case CLI_SECONDS:
         return "must be a time longer than 0 such as 60, 60s, 2m or 500ms";
+    case CLI_BYTES:
+        return "must be a number of bytes such as 512M or 4G";
     case CLI_FRACTION:
         return "must be a percentage such as 1%, or a fraction below 1 such as 0.01";
     case CLI_TYPE:
@@ -410,5 +429,6 @@ int cli_open(const cli *c, const char *command, const ks_options *options, ks_co
         cli_note("the store of measurements is not used: %s", why ? why : "no reason given");
     else if (ks_store_status(*ctx, &why) == KS_OK && *why)
         cli_note("%s; `ksauto calibrate` looks at what that has changed", why);
+    if (ks_decisions_status(*ctx, &why, NULL) != KS_OK) cli_note("the table of decisions is not used: %s", why);
     return CLI_GO_ON;
 }

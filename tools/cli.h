@@ -29,6 +29,7 @@ int cmd_devices(cli *c, int argc, char **argv);
 int cmd_evaluate(cli *c, int argc, char **argv);
 int cmd_fit(cli *c, int argc, char **argv);
 int cmd_matmul(cli *c, int argc, char **argv);
+int cmd_pin(cli *c, int argc, char **argv);
 int cmd_report(cli *c, int argc, char **argv);
 
 /* ---- Failing ---- */
@@ -56,6 +57,7 @@ typedef enum cli_kind {
     CLI_TEXT,     /* const char *, not empty */
     CLI_INT,      /* int64_t, >= 1 */
     CLI_SECONDS,  /* double, > 0; "60", "60s", "2m", "500ms", "1h" */
+    CLI_BYTES,    /* int64_t, >= 1; "4096", "512K", "512M", "4G" */
     CLI_FRACTION, /* double, 0 .. 1; "1%" or "0.01" */
     CLI_TYPE,     /* ks_type */
     CLI_TYPES,    /* unsigned, bits: "f32,f16" or "all" */

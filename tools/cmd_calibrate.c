@@ -3,11 +3,17 @@
  * It runs for a minute or for hours, so somebody is watching, or has gone. On a terminal one line is redrawn in place;
  * in a pipe there is nothing unless --progress asks for a line a second (a log wants lines, not carriage returns).
  * Ctrl-C only asks: the library is told to stop at its next step, has stored every measurement already, and the next
- * run goes on from there. A second Ctrl-C kills. */
+ * run goes on from there. A second Ctrl-C kills.
+ *
+ * The measuring is done by a child process (apart.h). If a kernel takes that down, or hangs, this one writes a row that says so
+ * into the store and starts another child, which goes on from what the store holds and leaves the kernel out there. */
+#include "apart.h"
 #include "calibrate_plan.h"
 #include "cli.h"
 #include "watch.h"
 
+#include "store.h"
+#include "timer.h"
 #include <math.h>
 #include <signal.h>
 #include <string.h>
@@ -18,26 +24,54 @@ static const char about[] = "Measures kernels on this machine, fits the predicto
                             "reports the regret of the\n"
                             "advisor on fresh problems. Goes on from what earlier runs stored; Ctrl-C loses nothing.";
 
-static volatile sig_atomic_t asked_to_stop;
+enum { LATE_STARTS = 3 }; /* how often more to start when the time is up */
 
+static const double patience_s = 60, same_signal_s = 0.5;
+
+static volatile sig_atomic_t asked_to_stop;
+static double asked_at_s;
+
+/* A second one works on a run that hangs. But the first may come twice: from the terminal, and from the parent process. */
 static void ask_to_stop(int signal_number)
 {
-    (void)signal_number;
+    const double now_s = ks_now_s();
+    if (asked_to_stop && now_s > asked_at_s + same_signal_s) {
+        signal(signal_number, SIG_DFL);
+        raise(signal_number);
+    }
+    if (!asked_to_stop) asked_at_s = now_s;
     asked_to_stop = 1;
 }
 
-/* Once only (SA_RESETHAND), so that a second Ctrl-C works on a run that hangs; ignored signals stay ignored. */
+/* Ignored signals stay ignored. */
 static void listen_for(int signal_number)
 {
-    struct sigaction action = {.sa_handler = ask_to_stop, .sa_flags = (int)SA_RESETHAND}, before;
+    struct sigaction action = {.sa_handler = ask_to_stop}, before;
     sigemptyset(&action.sa_mask);
     if (sigaction(signal_number, NULL, &before) == 0 && before.sa_handler != SIG_IGN)
         sigaction(signal_number, &action, NULL);
 }
 
+/* A run, of which each child is one part. */
+typedef struct session {
+    watch watch;
+    int before;       /* problems measured by earlier children */
+    apart_note *note; /* NULL: there is no other process */
+} session;
+
+static void on_running(void *user, const ks_measurement *running)
+{
+    const session *s = user;
+    if (s->note) apart_running(s->note, running);
+}
+
 static bool on_progress(void *user, const ks_progress *now)
 {
-    watch_progress(user, now);
+    session *s = user;
+    ks_progress all = *now;
+    all.measured += s->before;
+    if (s->note) s->note->measured = all.measured;
+    watch_progress(&s->watch, &all);
     return !asked_to_stop;
 }
 
@@ -77,11 +111,100 @@ static int print_report(const ks_calibrate_report *report, const char *path, boo
     return CLI_DONE;
 }
 
+static int misnamed(const ks_calibrate_options *run, ks_status status)
+{
+    return cli_misuse("calibrate", "--device '%s': %s", run->device, ks_status_message(status));
+}
+
+/* What will be done is said by the first child, for finding the device may start CUDA; if nothing else is to be done, by nobody
+ * else. */
+static int announce(const cli *c, const ks_calibrate_options *run, session *w, bool dry, plan *p)
+{
+    const ks_status status = plan_make(c, run, p);
+    if (status == KS_ERR_DEVICE || status == KS_ERR_NO_DATA) return misnamed(run, status);
+    if (status != KS_OK) return cli_status(status);
+    w->watch.device = &p->device;
+    w->watch.terminal = cli_shows_progress(c);
+    if (w->before) return CLI_GO_ON;
+    plan_warn_of_noise(p);
+    if (dry && c->json) return plan_print_json(p, run);
+    if (dry || w->watch.terminal) plan_print(dry ? stdout : stderr, p, run);
+    return dry ? CLI_DONE : CLI_GO_ON;
+}
+
+/* The calibration itself, in whatever process this is. */
+static int calibrate(const cli *c, ks_calibrate_options *run, session *w, double start_s)
+{
+    plan p;
+    ks_calibrate_report report = {.measured = 0};
+    const double began_s = (double)time(NULL);
+    listen_for(SIGINT);
+    listen_for(SIGTERM);
+    const int code = announce(c, run, w, false, &p);
+    const ks_status status = code == CLI_GO_ON ? ks_calibrate(run, &report) : KS_OK;
+    if (w->note) w->note->status = status, w->note->returned = true;
+    if (code != CLI_GO_ON) return code;
+    watch_wipe_line(&w->watch);
+    report.measured += w->before;
+    report.elapsed_s = ks_now_s() - start_s;
+    if (status == KS_ERR_INTERRUPTED)
+        return cli_fail(
+            "interrupted; the %d problems measured in this run are kept in %s, and the same command goes on "
+            "from there. 'ksauto fit' makes advice of what there is",
+            w->watch.measured, p.path);
+    const bool lost = w->note && w->note->is_running;
+    if (status == KS_ERR_DEVICE && run->device && w->watch.measured == 0 && !lost) /* it is the name that is wrong */
+        return misnamed(run, status);
+    if (status != KS_OK) return cli_status(status);
+    plan_warn_of_doubts(&p, &w->watch, began_s);
+    return print_report(&report, p.path, c->json);
+}
+
+/* What a crash leaves behind: the next child, and every context, goes by it. */
+static int store_failure(const cli *c, const ks_measurement *failure)
+{
+    char path[4096];
+    ks_store *store = NULL;
+    const ks_problem *p = &failure->problem;
+    cli_note("%s on (%lld,%lld,%lld,%lld) batch %lld %s batch-%s %s; it is left out there", failure->kernel,
+             (long long)p->a, (long long)p->b, (long long)p->c, (long long)p->d, (long long)p->batch,
+             ks_type_name(p->type), ks_layout_name(p->layout), failure->reason);
+    ks_status s = ks_store_path(c->store, path, sizeof path);
+    if (s == KS_OK) s = ks_store_open(&store, path, KS_STORE_WRITE);
+    if (s == KS_OK) s = ks_store_add(store, failure, NULL);
+    ks_store_close(store);
+    return s == KS_OK ? CLI_GO_ON : cli_status(s);
+}
+
+/* Lets children calibrate until one comes to its end. Where no child can be had it is done here. */
+static int calibrate_apart(const cli *c, ks_calibrate_options *run, session *w)
+{
+    const double start_s = ks_now_s(), budget_s = run->budget_s;
+    int code = CLI_GO_ON, late = 0;
+    w->note = apart_open();
+    while (code == CLI_GO_ON) {
+        const apart_end end = w->note ? apart_run(w->note, patience_s, &code) : APART_FAILED;
+        if (end == APART_CHILD) return calibrate(c, run, w, start_s);
+        if (end == APART_FAILED) code = calibrate(c, run, w, start_s);
+        if (end == APART_RETURNED && !w->note->returned) code = cli_fail("the measuring process was killed");
+        if (end == APART_RETURNED || end == APART_FAILED) break;
+        watch_wipe_line(&w->watch);
+        code = end == APART_CRASHED ? store_failure(c, &w->note->running) : CLI_GO_ON;
+        w->before = w->note->measured;
+        run->budget_s = fmax(start_s + budget_s - ks_now_s(), 1);
+        if (code == CLI_GO_ON && ks_now_s() > start_s + budget_s && late++ == LATE_STARTS)
+            code = cli_fail("the time is up, and kernels still fail; what was measured is stored");
+    }
+    apart_close(w->note);
+    return code;
+}
+
 int cmd_calibrate(cli *c, int argc, char **argv)
 {
     ks_calibrate_options run = {.budget_s = 60};
-    watch w = watch_new();
+    session w = {.watch = watch_new()};
     bool dry = false;
+    plan p;
     int64_t seed = 0;
     const cli_option options[] = {
         {"device", CLI_TEXT, &run.device, "DEVICE", "cpu (default), or cuda:N", false},
@@ -91,48 +214,25 @@ int cmd_calibrate(cli *c, int argc, char **argv)
         {"dtype", CLI_TYPES, &run.types, "TYPES",
          "f32, f16, bf16, f64; several with commas; all; default: f32 on a CPU, all but f64 on a GPU", false},
         {"layout", CLI_LAYOUTS, &run.layouts, "LAYOUTS", "first, last or both (default)", false},
+        {"memory", CLI_BYTES, &run.memory_bytes, "BYTES",
+         "most memory for arrays, as 512M or 4G (default: half of the device's)", false},
         {"seed", CLI_INT, &seed, "N", "choose the acceptance problems by N (default: by the clock)", false},
         {"alone", CLI_FLAG, &run.alone, NULL,
          "learn from nothing but this machine's measurements (default: start from the "
          "seed of the nearest device)",
          false},
-        {"progress", CLI_FLAG, &w.lines, NULL, "a line a second on standard error, if it is no terminal", false},
+        {"progress", CLI_FLAG, &w.watch.lines, NULL, "a line a second on standard error, if it is no terminal",
+         false},
         {"dry-run", CLI_FLAG, &dry, NULL, "say what would be done, and measure nothing", false},
         {0},
     };
-    plan p;
-    ks_calibrate_report report = {.measured = 0};
     int code = cli_parse(c, "calibrate", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
 
     run.store = c->store;
     run.seed = (uint64_t)seed;
     run.progress = on_progress;
+    run.running = on_running;
     run.user = &w;
-    ks_status status = plan_make(c, &run, &p);
-    if (status == KS_ERR_DEVICE || status == KS_ERR_NO_DATA)
-        return cli_misuse("calibrate", "--device '%s': %s", run.device, ks_status_message(status));
-    if (status != KS_OK) return cli_status(status);
-    plan_warn_of_noise(&p);
-    if (dry && c->json) return plan_print_json(&p, &run);
-    w.device = &p.device;
-    w.terminal = cli_shows_progress(c);
-    if (dry || w.terminal) plan_print(dry ? stdout : stderr, &p, &run);
-    if (dry) return CLI_DONE;
-
-    const double began_s = (double)time(NULL);
-    listen_for(SIGINT);
-    listen_for(SIGTERM);
-    status = ks_calibrate(&run, &report);
-    watch_wipe_line(&w);
-    if (status == KS_ERR_INTERRUPTED)
-        return cli_fail(
-            "interrupted; the %d problems measured in this run are kept in %s, and the same command goes on "
-            "from there. 'ksauto fit' makes advice of what there is",
-            w.measured, p.path);
-    if (status == KS_ERR_DEVICE && run.device && w.measured == 0) /* nothing ran yet: it is the name that is wrong */
-        return cli_misuse("calibrate", "--device '%s': %s", run.device, ks_status_message(status));
-    if (status != KS_OK) return cli_status(status);
-    plan_warn_of_doubts(&p, &w, began_s);
-    return print_report(&report, p.path, c->json);
+    return dry ? announce(c, &run, &w, true, &p) : calibrate_apart(c, &run, &w);
 }

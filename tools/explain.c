@@ -127,6 +127,9 @@ static void explain_source(reasons *r, const ks_advice *advice)
             r, "Nothing is measured for this device: predicted from bytes, flops and launches alone, so trust the "
                "order more than the times. 'ksauto calibrate' measures it.");
         break;
+    case KS_FROM_DECISIONS:
+        add_reason(r, "The table of decisions pins the kernel ($KSAUTO_DECISIONS), whatever the times below say.");
+        break;
     case KS_NSOURCES:
         break;
     }

@@ -46,6 +46,7 @@ static const struct {
     {"fit", "ksauto fit --device cpu", "After an import, say."},
     {"matmul", "ksauto matmul --pattern 6,64,64,1 --x X.npy --k K.npy --out Y.npy", "By the faster path."},
     {"matmul", "ksauto matmul --pattern 6,64,64,1 --x X.npy --k K.npy --out Y.npy --path bmm", "By the other."},
+    {"pin", "ksauto pin --panel tools/panel-cpu.csv --out decisions.csv", "For KSAUTO_DECISIONS to name."},
     {"report", "ksauto report --out report", "This CPU: open report/index.html."},
     {"report", "ksauto report --out h100 --device \"NVIDIA H100\" --dtype f32", "A device that ships."},
 };

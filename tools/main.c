@@ -15,6 +15,7 @@ static const struct {
     {"evaluate", cmd_evaluate, "regret of the advisor on a table of measurements"},
     {"bench", cmd_bench, "time every kernel and auto on a panel of problems"},
     {"matmul", cmd_matmul, "multiply NumPy arrays"},
+    {"pin", cmd_pin, "write a table of decisions, for every process to follow"},
     {"db", cmd_db, "the store of measurements: info, path, check, import, export, merge"},
     {"report", cmd_report, "a page of pictures of what is known of a device"},
     {"devices", cmd_devices, "this machine and the devices that advice can be had for"},
@@ -34,7 +35,8 @@ static const char *overview(char *text, size_t size)
     if (used < size)
         snprintf(text + used, size - used,
                  "\n\nExit status: 0 done, 1 failed, 2 misused. Environment: KSAUTO_DB (the store),\n"
-                 "KSAUTO_NUM_THREADS, KSAUTO_EXPLAIN=1 (one line for every new problem).");
+                 "KSAUTO_DECISIONS (what 'ksauto pin' wrote), KSAUTO_NUM_THREADS, KSAUTO_EXPLAIN=1 (one line for "
+                 "every new problem).");
     return text;
 }
 

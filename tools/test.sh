@@ -29,7 +29,7 @@ done
 cd "$(dirname "$0")/.."
 folder=build/test-logs
 . tools/steps.sh
-unset KSAUTO_DB KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA KSAUTO_CHECK # the user's own settings are not what is tested
+unset KSAUTO_DB KSAUTO_DECISIONS KSAUTO_NUM_THREADS KSAUTO_EXPLAIN KSAUTO_ISA KSAUTO_CHECK # the user's own settings are not what is tested
 unset KSAUTO_TEST_QUICK KS_TEST_PROBLEMS KS_TEST_SEED KS_TEST_ONLY
 started=$(date +%s)
 passed=0
@@ -104,11 +104,12 @@ cuda() {
 fuzz() {
     fuzzers=$(cd tests && echo fuzz_*.c | sed 's/\.c\>//g')
     # shellcheck disable=SC2086
-    build fuzz $fuzzers || return 0
+    build fuzz $fuzzers ksauto_command || return 0
     for fuzzer in $fuzzers; do
         corpus=build/fuzz/corpus/$fuzzer
         mkdir -p "$corpus"
-        # What is well-formed to begin with; the fuzzer adds what it finds.
+        # What was found before, and what is well-formed; the fuzzer adds what it finds.
+        if [ -d "tests/corpus/$fuzzer" ]; then cp "tests/corpus/$fuzzer"/* "$corpus"; fi
         case $fuzzer in
         *_csv) find db tools tests -name '*.csv' -size -64k -exec cp {} "$corpus" \; ;;
         *_model) for seed in db/seeds/*.jsonl; do # with one of its models, cut to eight points; and that model
@@ -121,6 +122,9 @@ fuzz() {
             printf "\223NUMPY\001\000v\000%-117s\n%0$((6 * ${type#f}))d" \
                 "{'descr': '<$type', 'fortran_order': False, 'shape': (2, 3), }" 7 >"$corpus/$type.npy"
         done ;;
+        *_store) head -n 4 db/seeds/intel-xeon-emerald-rapids-2-threads.csv >"$corpus.csv"
+            rm -f "$corpus/small"
+            build/fuzz/ksauto --db "$corpus/small" db import "$corpus.csv" >"$corpus.log" ;;
         esac
         if step "$fuzzer: 10 s of random input" "build/fuzz/tests/$fuzzer" -max_total_time=10 -timeout=10 \
             -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="build/fuzz/$fuzzer-" "$corpus"; then
