@@ -19,7 +19,7 @@ LAYOUTS = ("first", "last")
 MATHS = ("f32", "tf32")
 FAMILIES = ("fused", "bmm", "reference")
 OBJECTIVES = ("time", "energy")
-SOURCES = ("measurement", "model", "seeds", "cost-model")
+SOURCES = ("measurement", "model", "seeds", "cost-model", "decisions")
 STATUSES = ("KS_OK", "KS_ERR_ARGUMENT", "KS_ERR_OVERFLOW", "KS_ERR_PARSE", "KS_ERR_UNSUPPORTED", "KS_ERR_DEVICE",
             "KS_ERR_MEMORY", "KS_ERR_STORE", "KS_ERR_IO", "KS_ERR_WRONG_RESULT", "KS_ERR_NO_DATA", "KS_ERR_INTERRUPTED",
             "KS_ERR_INTERNAL")
@@ -53,7 +53,7 @@ class Problem(Structure):
 
 class Options(Structure):
     _fields_ = [("device", c_char_p), ("store", c_char_p), ("flags", c_uint), ("objective", c_int),
-                ("measure_budget_s", c_double)]
+                ("measure_budget_s", c_double), ("decisions", c_char_p)]
 
 
 class Candidate(Structure):
@@ -74,12 +74,14 @@ class Progress(Structure):
 
 
 ProgressFunction = CFUNCTYPE(c_bool, c_void_p, POINTER(Progress))
+RunningFunction = CFUNCTYPE(None, c_void_p, c_void_p)  # not used here
 
 
 class CalibrateOptions(Structure):
     _fields_ = [("device", c_char_p), ("store", c_char_p), ("budget_s", c_double), ("target_regret", c_double),
                 ("types", c_uint), ("layouts", c_uint), ("seed", c_uint64), ("alone", c_bool),
-                ("progress", ProgressFunction), ("user", c_void_p)]
+                ("progress", ProgressFunction), ("user", c_void_p),
+                ("memory_bytes", c_int64), ("running", RunningFunction)]
 
 
 class Regret(Structure):
