@@ -273,6 +273,7 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     s = ks_cuda_status(count_clusters(args->device, v, bf16, blocks, &config, &clusters),
                        "clusters of fused.cuda.cluster");
     if (s != KS_OK) return s;
+    if (clusters < 1) return ks_fused_cuda_simt.run(p, args); /* a part of a GPU, too small for one */
     config.gridDim = dim3((unsigned)(ks_min(clusters, best.units) * blocks));
     void *addresses[] = {&a};
     return ks_cuda_status(cudaLaunchKernelExC(&config, v->kernels[bf16], addresses), "launch of fused.cuda.cluster");

@@ -1,4 +1,4 @@
-/* fused.cuda.cluster's kernel: batch-first, 2-byte types, Hopper alone; one launch, output-stationary.
+/* fused.cuda.cluster's kernel: batch-first, d > 1, 2-byte types, Hopper alone; one launch, output-stationary.
  *
  * Why. Sums of 32 K numbers are what a multiprocessor's registers hold, so a block's tile of Y is small in n and j where it
  * takes a run of l's, and X and K are read again for every tile: large products wait for L2. Here up to eight blocks form a
@@ -6,11 +6,11 @@
  * copy engine hands it to all blocks that need it (multicast): L2 serves a cluster as if it were one block with a tile as large
  * as all of theirs.
  *
- * Tiles. Y's tile is TN batch rows x N outputs j x TL l's of one super-block i. Slabs of TK values of k come through a ring of
+ * Tiles. Y's tile is TN batch rows x N outputs j x D l's of one super-block i. Slabs of TK values of k come through a ring of
  * stages, filled by one thread with bulk tensor copies, which fill with zeros what lies outside of the arrays; two groups of
  * four warps multiply by wgmma, X sorted out on the way to the registers as in fused_mma.cuh, K as the copy engine laid it.
- *   RUN    TL is 16 l's of d, whole sectors: a slab of X lies as (n, k, 16 l's)
- *   else   TL is d: a slab lies as (some k's, n, these k's with all their l's)
+ *   RUN    D is 16 of the l's, whole sectors: a slab of X lies as (n, k, 16 l's)
+ *   else   D is d: a slab lies as (some k's, n, these k's with all their l's)
  * Of 16 l's a group takes 8, of fewer all for half of the n's.
  * Results go through shared memory and leave as bulk tensor copies, too, which drop what lies outside of Y.
  *
