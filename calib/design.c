@@ -8,6 +8,7 @@
  * published patterns have a = 4096 and d = 14336. */
 #include "design.h"
 #include "error.h"
+#include "random.h"
 
 #include <gsl/gsl_qrng.h>
 #include <math.h>
@@ -142,12 +143,7 @@ void ks_design_skip(ks_design *d, int skip)
 void ks_design_random(const ks_design *d, uint64_t *state, ks_problem *p)
 {
     double u[SPACE];
-    for (int i = 0; i < SPACE; i++) {
-        uint64_t z = *state += 0x9e3779b97f4a7c15u; /* splitmix64 */
-        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-        u[i] = (double)((z ^ z >> 31) >> 11) * 0x1p-53;
-    }
+    for (int i = 0; i < SPACE; i++) u[i] = (double)(ks_random(state) >> 11) * 0x1p-53;
     problem_from(d, u, p);
     bound(d, p);
 }

@@ -7,6 +7,7 @@
  * Nelder-Mead, with a weak prior. The last solve takes all points. */
 #include "fit.h"
 #include "error.h"
+#include "random.h"
 
 #include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
@@ -206,14 +207,6 @@ static int compare_ranked(const void *x, const void *y)
     return (a->key > b->key) - (a->key < b->key);
 }
 
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* Which cases become points, in random order, the borrowed ones last. */
 static bool choose_points(const ks_cases *cases, uint64_t seed, training *t)
 {
@@ -224,13 +217,13 @@ static bool choose_points(const ks_cases *cases, uint64_t seed, training *t)
         for (int i = 0; i < count; i++) r[i] = (ranked){closeness(cases, &cases->items[i]), i};
         qsort(r, (size_t)count, sizeof *r, compare_ranked);
         /* The closest half stays at the front; of the others a random half fills up. */
-        for (int i = KS_MODEL_POINTS / 2; i < count; i++) r[i].key = (double)mix(seed + (uint64_t)r[i].item);
+        for (int i = KS_MODEL_POINTS / 2; i < count; i++) r[i].key = (double)ks_mix(seed + (uint64_t)r[i].item);
         qsort(r + KS_MODEL_POINTS / 2, (size_t)(count - KS_MODEL_POINTS / 2), sizeof *r, compare_ranked);
         count = KS_MODEL_POINTS;
     } else {
         for (int i = 0; i < count; i++) r[i].item = i;
     }
-    for (int i = 0; i < count; i++) r[i].key = (double)mix(seed ^ (uint64_t)r[i].item << 20);
+    for (int i = 0; i < count; i++) r[i].key = (double)ks_mix(seed ^ (uint64_t)r[i].item << 20);
     qsort(r, (size_t)count, sizeof *r, compare_ranked);
     for (int i = 0; i < count; i++) t->item[i] = r[i].item;
     free(r);

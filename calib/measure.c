@@ -4,6 +4,7 @@
 #include "measure.h"
 #include "error.h"
 #include "memory.h"
+#include "random.h"
 #include "ref_cpu.h"
 #include "timer.h"
 
@@ -38,14 +39,6 @@ struct ks_measurer {
     double most_bytes; /* INFINITY: not known */
 };
 
-static uint64_t next_random(ks_measurer *m)
-{
-    uint64_t z = m->random += 0x9e3779b97f4a7c15u; /* splitmix64 */
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 static size_t round_up(size_t bytes)
 {
     return (bytes + ALIGN - 1) / ALIGN * ALIGN;
@@ -68,7 +61,7 @@ static ks_status arena_grow(ks_measurer *m, arena *a, size_t bytes)
     ks_status s = grow(&m->device, &memory, &a->bytes, bytes);
     a->memory = memory, a->next = 0;
     if (s != KS_OK) return s;
-    return a == &m->in ? ks_memory_randomise(&m->device, a->memory, a->bytes, next_random(m))
+    return a == &m->in ? ks_memory_randomise(&m->device, a->memory, a->bytes, ks_random(&m->random))
                        : ks_memory_set(&m->device, a->memory, 0x3e, a->bytes);
 }
 
@@ -273,7 +266,7 @@ static ks_status check(ks_measurer *m, const ks_problem *p, const ks_kernel *ker
     int64_t index[CHECKED_OUTPUTS];
     ks_status s = KS_OK;
     for (int i = 0; s == KS_OK && i < CHECKED_OUTPUTS; i++) { /* NaN: what is not written is found */
-        index[i] = i == 0 ? 0 : i == 1 ? count - 1 : (int64_t)(next_random(m) % (uint64_t)count);
+        index[i] = i == 0 ? 0 : i == 1 ? count - 1 : (int64_t)(ks_random(&m->random) % (uint64_t)count);
         s = ks_memory_set(&m->device, (char *)args.y + (size_t)index[i] * bytes, 0xff, bytes);
     }
     double start = ks_now_s();

@@ -6,6 +6,7 @@
 #include "replay.h"
 #include "error.h"
 #include "fit.h"
+#include "random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,19 +37,11 @@ const char *ks_plan_name(ks_plan plan)
     return (unsigned)plan < KS_NPLANS ? names[plan] : NULL;
 }
 
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 static bool held_out(const ks_problem *p, int draw)
 {
     uint64_t key = (uint64_t)draw;
     const int64_t sizes[] = {p->a, p->b, p->c, p->d};
-    for (int i = 0; i < 4; i++) key = mix(key ^ (uint64_t)sizes[i]);
+    for (int i = 0; i < 4; i++) key = ks_mix(key ^ (uint64_t)sizes[i]);
     return key % HELD_OUT_OF == 0;
 }
 
@@ -208,7 +201,7 @@ static ks_status replay_draw(pool *p, const ks_device *device, ks_plan plan, con
         ks_design_open(&p->design, device, p->cases->type, p->cases->layout, ks_design_most_s(device, INFINITY));
     if (s != KS_OK) return s;
     ks_design_skip(p->design, draw * 1000);
-    p->count = p->measured.count = p->others.count = 0, p->spent_s = 0, p->random = mix((uint64_t)draw);
+    p->count = p->measured.count = p->others.count = 0, p->spent_s = 0, p->random = ks_mix((uint64_t)draw);
     for (int i = 0; i < p->cases->count; i++)
         if (held_out(&p->cases->items[i].problem, draw))
             p->others.items[p->others.count++] = p->cases->items[i];

@@ -6,6 +6,7 @@
 #include "validate.h"
 #include "error.h"
 #include "learners.h"
+#include "random.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,19 +20,12 @@ const char *ks_learner_name(ks_learner learner)
     return (unsigned)learner < KS_NLEARNERS ? names[learner] : NULL;
 }
 
-static uint64_t mix(uint64_t z)
-{
-    z += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* A random number for each pattern, other ones in each draw. */
 static uint64_t key_of(const ks_problem *p, int draw)
 {
-    const uint64_t key = mix(mix(mix(mix((uint64_t)p->a) ^ (uint64_t)p->b) ^ (uint64_t)p->c) ^ (uint64_t)p->d);
-    return draw ? mix(key ^ (uint64_t)draw) : key;
+    const uint64_t key =
+        ks_mix(ks_mix(ks_mix(ks_mix((uint64_t)p->a) ^ (uint64_t)p->b) ^ (uint64_t)p->c) ^ (uint64_t)p->d);
+    return draw ? ks_mix(key ^ (uint64_t)draw) : key;
 }
 
 static int compare_keys(const void *x, const void *y)

@@ -66,7 +66,7 @@ echo "deb: $(basename "$deb"), $(($(wc -c <"$deb") / 1024)) KiB, depends on $dep
 [ -n "$root" ] || exit 0
 
 debian=$work/debian
-must "debootstrap" debootstrap --variant=minbase bookworm "$debian" http://deb.debian.org/debian
+must "debootstrap" debootstrap --variant=minbase bookworm "$debian"
 cp "$deb" "$debian/ksauto.deb"
 cp "$source/tests/consumer.c" "$debian/consumer.c"
 mount -t proc proc "$debian/proc" 2>/dev/null || :

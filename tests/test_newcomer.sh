@@ -23,7 +23,7 @@ work=$(mktemp -d) || exit 1
 debian=$work/debian
 trap 'umount "$debian/proc" "$debian/dev" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' INT TERM
-if ! debootstrap --variant=minbase bookworm "$debian" http://deb.debian.org/debian >"$work/log" 2>&1; then
+if ! debootstrap --variant=minbase bookworm "$debian" >"$work/log" 2>&1; then
     tail -n 20 "$work/log" >&2
     exit 1
 fi
