@@ -284,7 +284,7 @@ static int set_up(void **state)
     for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)rng_below(&r, 9) - 4;
     for (size_t i = 0; i < sizeof k / sizeof *k; i++) k[i] = (float)rng_below(&r, 9) - 4;
     ks_model *m = known_model(KS_F32, KS_BATCH_FIRST, kernels, 2);
-    m->points = 3;
+    m->points = m->problems = 3;
     model_text = ks_model_print(m);
     ks_model_free(m);
     if (!model_text || asprintf(&seed_text,
