@@ -9,6 +9,7 @@
 #include "store.h"
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -73,9 +74,53 @@ int cli_misuse(const char *command, const char *format, ...)
     return CLI_MISUSED;
 }
 
+/* How many letters two words differ by: changed, missing, or too many. */
+static int distance(const char *x, size_t x_length, const char *y, size_t y_length)
+{
+    enum { LONGEST = 24 };
+    int row[LONGEST + 1];
+    if (x_length > LONGEST || y_length > LONGEST) return INT_MAX;
+    for (size_t j = 0; j <= y_length; j++) row[j] = (int)j;
+    for (size_t i = 1; i <= x_length; i++) {
+        int corner = row[0]; /* of the row above, one to the left */
+        row[0] = (int)i;
+        for (size_t j = 1; j <= y_length; j++) {
+            const int changed = corner + (x[i - 1] != y[j - 1]), shorter = row[j] + 1, longer = row[j - 1] + 1;
+            corner = row[j];
+            row[j] = changed < shorter ? changed : shorter;
+            row[j] = row[j] < longer ? row[j] : longer;
+        }
+    }
+    return row[y_length];
+}
+
+int cli_unknown(const char *command, const char *what, const char *word, const char *valid)
+{
+    const size_t typed = strcspn(word, "=");
+    const char *best = "";
+    size_t best_length = 0;
+    int least = 3; /* so many letters are another word, and not a slip */
+    for (const char *at = valid; *at; at += strspn(at, ", ")) {
+        const size_t length = strcspn(at, ",");
+        const int off = distance(word, typed, at, length);
+        if (off < least && off < (int)length - 1) least = off, best = at, best_length = length;
+        at += length;
+    }
+    return cli_misuse(command, "unknown %s '%.*s'; %s%.*s%svalid: %s", what, (int)typed, word,
+                      *best ? "did you mean '" : "", (int)best_length, best, *best ? "'? " : "", valid);
+}
+
+int cli_no_device(const char *command, const char *device, ks_status status)
+{
+    const char *why = ks_status_message(status);
+    return cli_misuse(command, "--device '%s': %s%s", device ? device : "cpu", why,
+                      strstr(why, "valid:") ? "" : "; 'ksauto devices' lists what there is");
+}
+
 int cli_status(ks_status status)
 {
     cli_fail("%s", ks_status_message(status));
+    if (status == KS_ERR_STORE && *ks_store_remedy()) fprintf(stderr, "What helps: %s.\n", ks_store_remedy());
     return status == KS_ERR_ARGUMENT || status == KS_ERR_OVERFLOW || status == KS_ERR_PARSE ? CLI_MISUSED
                                                                                             : CLI_FAILED;
 }
@@ -319,7 +364,7 @@ static int tell_unknown(const char *command, const char *word, const cli_option 
         append(names, sizeof names, i ? ", --" : "--");
         append(names, sizeof names, options[i].name);
     }
-    return cli_misuse(command, "unknown option %.*s; valid: %s", (int)length, word, names);
+    return cli_unknown(command, "option", word, names);
 }
 
 int cli_parse(cli *c, const char *command, const char *synopsis, const char *about, const cli_option *options,
@@ -419,9 +464,7 @@ int cli_open(const cli *c, const char *command, const ks_options *options, ks_co
     ks_options with_store = *options;
     with_store.store = c->store;
     ks_status status = ks_open(ctx, &with_store);
-    if (status == KS_ERR_DEVICE)
-        return cli_misuse(command, "--device '%s': %s; valid: cpu, or a name that 'ksauto devices' lists",
-                          options->device ? options->device : "cpu", ks_status_message(status));
+    if (status == KS_ERR_DEVICE) return cli_no_device(command, options->device, status);
     if (status != KS_OK) return cli_status(status);
     /* No store yet is how everybody starts, so that says nothing; a store named or present that fails does. */
     if (ks_store_status(*ctx, &why) != KS_OK &&
