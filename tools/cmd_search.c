@@ -23,9 +23,9 @@ static const char about[] = "Lists the chains of Kronecker-sparse factors for a 
                             "right to left; chains of which an output does not depend on every input are left out.";
 
 enum { MOST_SIZE = 1 << 20, MOST_DIVISORS = 240 /* of numbers up to that */ };
-enum {
-    SLOTS = 1 << 17
-}; /* the patterns of four factors; where they drive each other out a search takes six times as long */
+
+/* Room for the patterns of four factors: where they drive each other out a search takes six times as long. */
+enum { SLOTS = 1 << 17 };
 
 typedef struct divisors {
     int64_t of[MOST_DIVISORS]; /* rising */
