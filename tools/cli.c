@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,14 +37,40 @@ bool cli_shows_progress(const cli *c)
     return !quiet && !c->json && isatty(STDERR_FILENO) == 1;
 }
 
+int cli_columns(void)
+{
+    struct winsize window;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+}
+
+/* A sentence of which `column` columns are there already: in lines of whole words on a terminal, else, for grep, in one. */
+static void put_sentence(const char *text, int column)
+{
+    const int most = isatty(STDERR_FILENO) == 1 ? cli_columns() : INT_MAX;
+    while (*text) {
+        const int length = (int)strcspn(text + 1, " ") + 1; /* of a word with the blank before it */
+        if (column > 0 && *text == ' ' && column + length > most) {
+            fputc('\n', stderr);
+            column = 0;
+            text++;
+            continue;
+        }
+        fwrite(text, 1, (size_t)length, stderr);
+        column += length;
+        text += length;
+    }
+    fputc('\n', stderr);
+}
+
 /* look: of the prefix, as cli_look has it. */
 static void say(const char *look, const char *prefix, const char *command, const char *format, va_list args)
 {
+    char text[4096];
+    const char *blank = command ? " " : "", *name = command ? command : "";
+    vsnprintf(text, sizeof text, format, args);
     fflush(stdout); /* keeps the order right where both streams are one file */
-    fprintf(stderr, "%sksauto%s%s: %s%s", cli_look(stderr, look), command ? " " : "", command ? command : "", prefix,
-            cli_look(stderr, "0"));
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%sksauto%s%s: %s%s", cli_look(stderr, look), blank, name, prefix, cli_look(stderr, "0"));
+    put_sentence(text, (int)(strlen("ksauto: ") + strlen(blank) + strlen(name) + strlen(prefix)));
 }
 
 int cli_fail(const char *format, ...)
@@ -120,7 +147,11 @@ int cli_no_device(const char *command, const char *device, ks_status status)
 int cli_status(ks_status status)
 {
     cli_fail("%s", ks_status_message(status));
-    if (status == KS_ERR_STORE && *ks_store_remedy()) fprintf(stderr, "What helps: %s.\n", ks_store_remedy());
+    if (status == KS_ERR_STORE && *ks_store_remedy()) {
+        static const char begin[] = "What helps: ";
+        fputs(begin, stderr);
+        put_sentence(ks_store_remedy(), (int)strlen(begin));
+    }
     return status == KS_ERR_ARGUMENT || status == KS_ERR_OVERFLOW || status == KS_ERR_PARSE ? CLI_MISUSED
                                                                                             : CLI_FAILED;
 }

@@ -51,6 +51,7 @@ int cli_status(ks_status status);
 /* An escape code (look "1" is bold, "0" the end of it) if the stream is a terminal that wants colours, else "". Four at a
  * time. */
 const char *cli_look(FILE *stream, const char *look);
+int cli_columns(void); /* of the terminal that standard error is, else 80 */
 /* Whether long work shows how far it is: on a terminal, without --quiet and --json. */
 bool cli_shows_progress(const cli *c);
 

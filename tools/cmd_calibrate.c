@@ -151,6 +151,7 @@ static int calibrate(const cli *c, ks_calibrate_options *run, session *w, double
     if (status == KS_ERR_DEVICE && run->device && w->watch.measured == 0 && !lost) /* it is the name that is wrong */
         return cli_no_device("calibrate", run->device, status);
     if (status != KS_OK) return cli_status(status);
+    if (w->watch.terminal) fputc('\n', stderr); /* between the plan and the result */
     plan_warn_of_doubts(&p, &w->watch, began_s);
     return print_report(&report, p.path, c->json);
 }

@@ -5,8 +5,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 watch watch_new(void)
 {
@@ -45,13 +43,6 @@ static void show_line(const watch *w, const ks_progress *now, char *text, size_t
         snprintf(text + length, size - (size_t)length, " -> %s", cli_percent(w->last_regret).s);
 }
 
-/* A line that is longer than the terminal is wide could not be drawn over. */
-static int columns(void)
-{
-    struct winsize window;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
-}
-
 void watch_progress(watch *w, const ks_progress *now)
 {
     double interval_s = w->terminal ? 0.1 : 1;
@@ -62,8 +53,9 @@ void watch_progress(watch *w, const ks_progress *now)
         char text[192];
         ks_device_state state;
         show_line(w, now, text, sizeof text);
-        /* Blanks wipe what the last line was longer by: even a terminal that knows no escape codes can do that. */
-        const int room = columns() - 1;
+        /* A line longer than the terminal is wide could not be drawn over. Blanks wipe what the last one was longer by: even a
+         * terminal that knows no escape codes can do that. */
+        const int room = cli_columns() - 1;
         if (w->terminal)
             w->width = fprintf(stderr, "\r%-*.*s", w->width < room ? w->width : room, room, text) - 1;
         else if (w->lines)
