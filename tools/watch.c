@@ -23,13 +23,13 @@ static const char *bar(char text[16], double elapsed_s, double left_s)
 static const char *phase_in_words(const char *phase)
 {
     static const char *const words[][2] = {
-        {"rates", "looking for its limits"}, {"fit", "fitting"}, {"accept", "judging"}};
+        {"rates", "copy and GEMM rates"}, {"fit", "fitting"}, {"accept", "judging"}};
     for (size_t i = 0; phase && i < sizeof words / sizeof *words; i++)
         if (strcmp(phase, words[i][0]) == 0) return words[i][1];
     return NULL;
 }
 
-/* Regret is the expected one; it is left out until there is one. */
+/* Regret is the expected one. */
 static void show_line(const watch *w, const ks_progress *now, char *text, size_t size)
 {
     char drawn[16] = "";
@@ -37,9 +37,9 @@ static void show_line(const watch *w, const ks_progress *now, char *text, size_t
     int length = snprintf(text, size, "%s%smeasured %d%s%s | %.0f s left",
                           w->terminal ? bar(drawn, now->elapsed_s, now->left_s) : "", w->terminal ? " " : "",
                           now->measured, phase ? ", " : "", phase ? phase : "", fmax(now->left_s, 0));
-    if (isnan(w->last_regret)) return;
-    length += snprintf(text + length, size - (size_t)length, " | regret %s", cli_percent(w->first_regret).s);
-    if (w->first_regret != w->last_regret)
+    length += snprintf(text + length, size - (size_t)length, " | regret %s",
+                       isnan(w->last_regret) ? "not known yet" : cli_percent(w->first_regret).s);
+    if (!isnan(w->last_regret) && w->first_regret != w->last_regret)
         snprintf(text + length, size - (size_t)length, " -> %s", cli_percent(w->last_regret).s);
 }
 
