@@ -406,10 +406,13 @@ static void learned_script(FILE *out, const study *s)
                     "set label '%s' at graph 0.5, first %g center offset 0,0.55 textcolor rgb '%s'\n"
                     "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2 lw 1.5 lc rgb '%s'\n",
                     names[i], fixed[i], colours[i], fixed[i], fixed[i], colours[i]);
-    const int ends[] = {0, s->steps - 1};
-    for (int i = 0; i < 2; i++)
-        fprintf(out, "set label '%.2g %%' at first %g,%g center offset 0,-0.9 textcolor rgb '" ADVISOR "'\n",
-                100 * s->step[ends[i]].regret, s->step[ends[i]].seconds, 100 * s->step[ends[i]].regret);
+    const int ends[] = {0, s->steps - 1}, beside[] = {s->steps > 1, s->steps > 1 ? s->steps - 2 : 0};
+    for (int i = 0; i < 2; i++) { /* on the side that the line does not go to */
+        const study_step *end = &s->step[ends[i]];
+        fprintf(out, "set label '%.2g %%' at first %g,%g center offset 0,%g textcolor rgb '" ADVISOR "'\n",
+                100 * end->regret, end->seconds, 100 * end->regret,
+                end->regret > s->step[beside[i]].regret ? 0.9 : -0.9);
+    }
     fputs("plot $learned using 1:2 with linespoints pt 7 ps 0.7 lw 3 lc rgb '" ADVISOR "'\n", out);
 }
 
