@@ -29,7 +29,7 @@ static const char *phase_in_words(const char *phase)
     return NULL;
 }
 
-/* Regret is the expected one. */
+/* Regret is the expected one, as the plan above the line says; a log has no plan, and room for the word. */
 static void show_line(const watch *w, const ks_progress *now, char *text, size_t size)
 {
     char drawn[16] = "";
@@ -37,7 +37,7 @@ static void show_line(const watch *w, const ks_progress *now, char *text, size_t
     int length = snprintf(text, size, "%s%smeasured %d%s%s | %.0f s left",
                           w->terminal ? bar(drawn, now->elapsed_s, now->left_s) : "", w->terminal ? " " : "",
                           now->measured, phase ? ", " : "", phase ? phase : "", fmax(now->left_s, 0));
-    length += snprintf(text + length, size - (size_t)length, " | regret %s",
+    length += snprintf(text + length, size - (size_t)length, " | %sregret %s", w->terminal ? "" : "expected ",
                        isnan(w->last_regret) ? "not known yet" : cli_percent(w->first_regret).s);
     if (!isnan(w->last_regret) && w->first_regret != w->last_regret)
         snprintf(text + length, size - (size_t)length, " -> %s", cli_percent(w->last_regret).s);
