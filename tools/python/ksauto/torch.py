@@ -192,6 +192,32 @@ def _in_block_order(factor, weights):
     return (_block(factor) if weights == "abcd" else factor.contiguous()).permute(0, 2, 3, 1)
 
 
+# What a layer does, of which the sharded one has its share.
+
+def _as_autocast_wants(x, factors, bias):
+    factors = list(factors)
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]
+        bias = None if bias is None else bias.to(dtype)
+    return x, factors, bias
+
+
+def _product(x, factors, last):
+    """By all factors; planned as one where no gradient is wanted."""
+    if len(factors) > 1 and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *factors))):
+        return torch.ops.ksauto.chain(x, factors, last)
+    for factor in reversed(factors):
+        x = torch.ops.ksauto.matmul(x, factor, last)
+    return x
+
+
+def _with_bias(y, bias, last):
+    if bias is None:
+        return y
+    return y + (bias.view(-1, *[1] * (y.dim() - 1)) if last else bias)
+
+
 class KSLinear(torch.nn.Module):
     """y = x * transpose(W) + bias with W = K_1 K_2 ... K_L, each K_i Kronecker-sparse: a drop-in for torch.nn.Linear.
 
@@ -258,19 +284,8 @@ class KSLinear(torch.nn.Module):
             torch.nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x):
-        factors, bias = [*self.factors._parameters.values()], self.bias  # a ParameterList looks each up by name, slowly
-        if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]
-            bias = None if bias is None else bias.to(dtype)
-        if len(factors) > 1 and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *factors))):
-            x = torch.ops.ksauto.chain(x, factors, self.last)
-        else:
-            for factor in reversed(factors):
-                x = torch.ops.ksauto.matmul(x, factor, self.last)
-        if bias is None:
-            return x
-        return x + (bias.view(-1, *[1] * (x.dim() - 1)) if self.last else bias)
+        x, factors, bias = _as_autocast_wants(x, self.factors._parameters.values(), self.bias)  # (a ParameterList is slow)
+        return _with_bias(_product(x, factors, self.last), bias, self.last)
 
     def dense(self):
         """W as a matrix of out_features x in_features; differentiable."""
