@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from . import _library as ks
-from .torch import KSLinear, _as_autocast_wants, _new_weights, _product, _with_bias
+from .torch import KSLinear, _as_autocast_wants, _new_weights, _product
 
 __all__ = ["ShardedKSLinear"]
 
@@ -226,9 +226,10 @@ class ShardedKSLinear(torch.nn.Module):
         x, factors, bias = _as_autocast_wants(x, self.factors._parameters.values(), self.bias)
         dim, had = 0 if self.last else x.dim() - 1, self.takes
         for part, first, behind in self._runs():
-            x = _product(_moved(x, dim, had, part, self.group), factors[first:behind], self.last)
+            x = _moved(x, dim, had, part, self.group)
+            x = _product(x, factors[first:behind], bias if first == 0 else None, self.last)
             had = part
-        return _moved(_with_bias(x, bias, self.last), dim, had, self.gives, self.group)
+        return _moved(x, dim, had, self.gives, self.group)
 
     def whole_state_dict(self):
         """The state_dict of the whole KSLinear, on every rank: all ranks call this together."""
