@@ -351,8 +351,9 @@ ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const
                        ctx->device.name);
     if (ks_epilogue_is_plain(epilogue)) epilogue = NULL;
     const ks_problem *ends = &chain->ends;
+    const bool first_use = !atomic_load(&chain->checked) || ctx->check_arrays;
     ks_status s = check_arrays(chain, x, k, y);
-    if (s == KS_OK && epilogue) s = ks_epilogue_check(ctx, ends, epilogue, y);
+    if (s == KS_OK && epilogue) s = ks_epilogue_check(ctx, ends, epilogue, y, first_use);
     if (s != KS_OK) return s;
     const bool behind = epilogue && epilogue->beta != 0 && !chain->pass[chain->passes - 1].kernel;
     const size_t passed = chain->buffer_bytes[0] + chain->buffer_bytes[1];

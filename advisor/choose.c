@@ -160,22 +160,26 @@ static void add_pass(const ks_context *ctx, const ks_problem *p, ks_prediction *
     predicted->log_time += log1p(share);
 }
 
-const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *p, const ks_epilogue *e, bool *known)
+/* Where Y is added to, the pass is behind every kernel. */
+const ks_kernel *ks_context_recall_with(const ks_context *ctx, const ks_problem *p, const ks_epilogue *e)
 {
-    const uint32_t traits = traits_of(p, e->beta == 0);
-    const ks_kernel *kernel = recall(ctx, p, traits);
-    *known = kernel != NULL;
+    return recall(ctx, p, traits_of(p, e->beta == 0));
+}
+
+const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *p, const ks_epilogue *e)
+{
+    const ks_kernel *kernel = ks_context_recall_with(ctx, p, e);
     if (kernel) return kernel;
     ks_prediction predicted[KS_MAX_KERNELS];
     bool measured;
     const int count = ks_context_predict(ctx, p, false, predicted, &measured);
     if (e->beta != 0 || count == 0 || ks_context_pinned(ctx, p, predicted, count) >= 0)
-        return ks_context_choose(ctx, p); /* the pass is behind every kernel, or nothing is to be chosen */
+        return ks_context_choose(ctx, p);
+    if (ctx->pins.asked) atomic_fetch_add(&ctx->pins.missed, 1);
     for (int q = 0; q < count; q++)
         if (!ks_kernel_finishes(predicted[q].kernel)) add_pass(ctx, p, &predicted[q]);
-    if (ctx->pins.asked) atomic_fetch_add(&ctx->pins.missed, 1);
     kernel = predicted[ks_prediction_best(predicted, count)].kernel;
-    remember(ctx, p, traits, kernel);
+    remember(ctx, p, traits_of(p, true), kernel);
     return kernel;
 }
 

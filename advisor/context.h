@@ -80,13 +80,14 @@ int ks_context_predict(const ks_context *ctx, const ks_problem *problem, bool de
 /* The kernel for a valid problem: from the memo, or predicted and remembered. NULL if there is none. */
 const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *problem);
 
-/* The same for a product with an epilogue, which not every kernel applies itself; *known: it was from the memo. */
-const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue,
-                                        bool *known);
-
 /* Whether the memo knows the problem. */
 const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *problem);
 void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel);
+
+/* The kernel for a product with an epilogue, which not every kernel applies itself; and whether the memo knows it. */
+const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue);
+const ks_kernel *ks_context_recall_with(const ks_context *ctx, const ks_problem *problem,
+                                        const ks_epilogue *epilogue);
 
 /* Reads the table of decisions that the caller (NULL: the environment) names; decisions.c. */
 void ks_context_read_pins(ks_context *ctx, const char *path);
@@ -103,11 +104,11 @@ ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t c
 /* Runs the kernel, and in its place one that needs less where there is no memory for its workspace. args need no workspace. */
 ks_status ks_context_run(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel, ks_run_args *args);
 
-/* epilogue.c: whether it does nothing; KS_OK if it can be applied to y, else why not; and one run of the kernel with
- * args->epilogue, and the pass behind it where that is needed. */
+/* epilogue.c: whether it does nothing; KS_OK if it can be applied to y, else why not (at first_use whether the device reaches the
+ * bias, too); and one run of the kernel with args->epilogue, and the pass behind it where that is needed. */
 bool ks_epilogue_is_plain(const ks_epilogue *epilogue);
 ks_status ks_epilogue_check(const ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue,
-                            const void *y);
+                            const void *y, bool first_use);
 ks_status ks_context_run_with(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel,
                               const ks_run_args *args);
 

@@ -14,16 +14,21 @@ bool ks_epilogue_is_plain(const ks_epilogue *e)
     return !e || (e->alpha == 1 && e->beta == 0 && !e->bias && e->activation == KS_NO_ACTIVATION);
 }
 
-ks_status ks_epilogue_check(const ks_context *ctx, const ks_problem *p, const ks_epilogue *e, const void *y)
+ks_status ks_epilogue_check(const ks_context *ctx, const ks_problem *p, const ks_epilogue *e, const void *y,
+                            bool first_use)
 {
     const int64_t size = (int64_t)ks_type_bytes(p->type), features = p->a * p->b * p->d;
+    const uintptr_t grain = ctx->device.backend == KS_CPU ? 1 : (uintptr_t)size; /* a GPU reads whole elements */
     if ((unsigned)e->activation >= KS_NACTIVATIONS)
         return ks_fail(KS_ERR_ARGUMENT, "activation is %d, valid: 0 to %d", (int)e->activation, KS_NACTIVATIONS - 1);
     if (e->alpha == 0) return ks_fail(KS_ERR_ARGUMENT, "alpha is 0; it is 1 for the product itself");
+    if ((uintptr_t)y % grain != 0 || (uintptr_t)e->bias % grain != 0)
+        return ks_fail(KS_ERR_ARGUMENT, "y (%p) or bias (%p) is not aligned to its elements of %d bytes", y, e->bias,
+                       (int)size);
     if (!e->bias) return KS_OK;
     if (ks_overlap(y, size * ks_y_count(p), e->bias, size * features))
         return ks_fail(KS_ERR_ARGUMENT, "y (%p) overlaps bias (%p)", y, e->bias);
-    return ks_context_reaches(ctx, e->bias, features, p->type, "bias");
+    return first_use ? ks_context_reaches(ctx, e->bias, features, p->type, "bias") : KS_OK;
 }
 
 ks_status ks_context_run_with(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, const ks_run_args *args)

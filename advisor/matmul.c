@@ -275,15 +275,15 @@ ks_status ks_matmul_with(ks_context *ctx, const ks_problem *p, const char *path,
 {
     if (ks_epilogue_is_plain(epilogue)) return ks_matmul(ctx, p, path, x, k, y, stream);
     const bool choose = path && strcmp(path, "auto") == 0;
-    const ks_kernel *kernel = NULL;
-    bool known = false;
     ks_status s = check(ctx, p, x, k, y);
-    if (s == KS_OK && choose) kernel = ks_context_choose_with(ctx, p, epilogue, &known);
-    if (s == KS_OK && !kernel) s = ks_context_resolve(ctx, p, path, &kernel);
     if (s != KS_OK) return s;
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream, .epilogue = epilogue};
-    s = ks_epilogue_check(ctx, p, epilogue, y);
-    if (s == KS_OK && (!known || ctx->check_arrays)) s = check_arrays(ctx, p, &args);
+    const ks_kernel *kernel = choose ? ks_context_recall_with(ctx, p, epilogue) : NULL;
+    const bool first_use = !kernel || ctx->check_arrays;
+    s = ks_epilogue_check(ctx, p, epilogue, y, first_use);
+    if (s == KS_OK && first_use) s = check_arrays(ctx, p, &args);
+    if (s == KS_OK && choose && !kernel) kernel = ks_context_choose_with(ctx, p, epilogue);
+    if (s == KS_OK && !kernel) s = ks_context_resolve(ctx, p, path, &kernel);
     if (s != KS_OK) return s;
     return choose ? ks_context_run(ctx, p, kernel, &args) : run(ctx, p, kernel, &args);
 }
