@@ -10,8 +10,8 @@ Every block of features fits every factor that is split over a, and every cyclic
 only where neighbouring factors are split differently (an all-to-all) and at the ends, where the caller has or wants all features
 on every rank (an all-gather). All of it is torch.distributed's, by any backend, and has gradients of all orders.
 
-Ranks that hold different samples (data parallelism) need nothing of this: DistributedDataParallel takes a KSLinear as it is, and
-a ShardedKSLinear in a group across those of its ranks that hold the same part."""
+Data parallelism needs nothing of this: DistributedDataParallel takes a KSLinear as it is. The two together are a grid of ranks:
+ShardedKSLinear along its rows, and DistributedDataParallel along its columns, whose ranks hold the same part."""
 
 import torch
 import torch.distributed as dist
