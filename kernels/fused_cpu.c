@@ -178,7 +178,8 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if (plan.stream) plan.own_y = false;
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;
-    ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
+    if (args->epilogue) plan.direct_y = false; /* it is applied to tiles before they leave for y */
+    ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace, args->epilogue};
     ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p),
                 ks_fused_core_for(p->type)->task, &job);
     return KS_OK;

@@ -48,6 +48,11 @@ static ks_status use_context(const char *path)
     /* The product itself is owed whenever some kernel needs no memory. */
     const ks_status product = ks_auto_matmul(ctx, &usual, x, k, y, NULL);
     if (product != KS_OK || memcmp(y, right, sizeof y) != 0) s = KS_ERR_WRONG_RESULT;
+    /* One that is to be added needs room for itself, and leaves y alone if there is none. */
+    memcpy(y, right, sizeof y);
+    const ks_status sum = ks_matmul_with(ctx, &usual, "auto", x, k, y, &(ks_epilogue){.alpha = 1, .beta = 1}, NULL);
+    if ((sum == KS_OK) == (memcmp(y, right, sizeof y) == 0)) s = KS_ERR_WRONG_RESULT;
+    if (s == KS_OK) s = sum;
     ks_close(ctx);
     return s == KS_OK ? failure : s;
 }
