@@ -61,16 +61,20 @@ reported() {
     if [ -f "$report" ]; then grep -c "^[[:space:]]*<$1" "$report" || :; else echo 0; fi
 }
 
-# run PRESET LABELS [PREFIX...]: the tests that have one of the labels, counted one by one.
+# run PRESET LABELS [PREFIX...]: the tests that have one of the labels, counted one by one. With CUDA, without those that another
+# build has run and that are the same there.
 run() {
     preset=$1 label=$2
     shift 2
     report=$(pwd)/build/$preset/junit.xml
     rm -f "$report"
+    once=
+    if [ "$preset" = cuda ]; then once='-LE ^once$'; fi
     code=0
     began=$(date +%s)
     echo "$preset: running the tests labelled $label"
-    "$@" ctest --test-dir "build/$preset" -L "^($label)\$" -j "$(nproc)" --no-tests=error --output-on-failure \
+    # shellcheck disable=SC2086
+    "$@" ctest --test-dir "build/$preset" -L "^($label)\$" $once -j "$(nproc)" --no-tests=error --output-on-failure \
         --output-junit "$report" </dev/null || code=$?
     # A test that did not run has failed (its program is missing), unless it was skipped or switched off.
     excused=$(reported 'skipped message="SKIP_')
@@ -151,7 +155,7 @@ if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-de
         still="setarch $(uname -m) -R"
         $still true 2>/dev/null || still=
         # shellcheck disable=SC2086
-        if build tsan; then run tsan threads $still; fi
+        if build tsan tests_with_threads; then run tsan threads $still; fi
         # Of CUDA it is the C files that this is about; nvcc goes on with its own compiler.
         if build clang -DCMAKE_CUDA_ARCHITECTURES=80-real; then passed=$((passed + 1)); fi
         fuzz
