@@ -417,9 +417,9 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     expect 0 --db cal.db calibrate --budget 3s --layout first --progress
     says "measured" "s left" "expected regret"; said advisor "always fused" "always bmm" "ratio>="
     checks=$((checks + 1)); last="ksauto calibrate, interrupted"
-    "$ksauto" --db cal.db calibrate --budget 120s --layout last >out 2>err &
+    "$ksauto" --db cal.db calibrate --budget 300s --layout last --progress >out 2>err &
     pid=$!
-    sleep 4
+    while ! grep -q measured err && kill -0 $pid; do sleep 1; done # it is at work: not on every machine so soon
     # A background job of sh ignores SIGINT, as it must; SIGTERM asks for the same.
     kill -TERM $pid
     wait $pid
