@@ -14,7 +14,7 @@ enum { MOST_CALLS = 64 };
 static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
 static const double sample_long_s = 1e-3;   /* one sample this long tells who is far behind; of shorter ones, three */
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
-static const double patience = 3;           /* times max_s: the most, where something else held the machine */
+static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
 static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
@@ -220,13 +220,13 @@ static int least_mean(const race *r)
 }
 
 /* Samples both on, in turn, until it is known whether the kernel's slow runs are its own. */
-static ks_status look_at(race *r, int q, int rival)
+static ks_status look_at(race *r, int q, int rival, double end_s)
 {
     const int *own = &r->out[q].samples, *others = &r->out[rival].samples;
     while (r->calls[q] > 0 && r->calls[rival] > 0) {
         const ks_steadiness found = ks_samples_steadiness(r->own[q], *own, r->own[rival], *others);
         r->unsteady[q] = found == KS_UNSTEADY;
-        if (found != KS_IN_DOUBT || is_late(r, patience)) break;
+        if (found != KS_IN_DOUBT || ks_now_s() > end_s) break;
         const int next = *others <= *own ? rival : q;
         if (r->out[next].samples == KS_MAX_SAMPLES) break;
         const ks_status s = take_sample(r, next);
@@ -238,6 +238,7 @@ static ks_status look_at(race *r, int q, int rival)
 /* Looks at all that are in the race for first place and had slow runs, but for the one that would win by its mean. */
 static ks_status find_unsteady(race *r)
 {
+    const double end_s = r->start_s + patience * fmin(r->max_s, ks_now_s() - r->start_s);
     bool looked[KS_MAX_KERNELS] = {false};
     ks_status s = KS_OK;
     for (int q = 0; s == KS_OK && q < r->count; q++) {
@@ -247,7 +248,7 @@ static ks_status find_unsteady(race *r)
         if (looked[q] || q == rival || !is_sampled(r, q)) continue;
         if (r->out[q].time_s > far_behind * r->out[best].time_s) continue;
         if (ks_samples_slow(r->own[q], r->out[q].samples) == 0) continue;
-        s = look_at(r, q, rival);
+        s = look_at(r, q, rival, end_s);
         looked[q] = true, q = -1; /* there may be another rival now */
     }
     return s;

@@ -39,7 +39,7 @@ void ks_measurer_close(ks_measurer *measurer);
 
 /* Where min_samples rounds fit into max_s, going by the quickest round, they are taken though something else held the machine:
  * else one disturbance would leave the verdict to two samples. A kernel that is looked at for its slow runs may take up to
- * KS_MAX_SAMPLES. Neither goes on beyond three times max_s. */
+ * KS_MAX_SAMPLES. Neither goes on beyond three times max_s, and looking not beyond three times what the race has taken. */
 typedef struct ks_measure_limits {
     double max_s;                 /* stop sampling after this long; 0: no limit */
     int min_samples, max_samples; /* of each kernel still in the race; <= KS_MAX_SAMPLES; 0: 5 and 25 */
