@@ -4,12 +4,12 @@
 #     --quick   the release build and its quick tests only
 #     --long    also the tests that take minutes and gigabytes: in the release build, and on a GPU
 #
-# The release build is for the CPU alone. Without --quick these follow, where the longest tests are cut short: everything again
-# with CUDA, where there is an nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much; tests that need a GPU
-# are skipped without one), and under AddressSanitizer and UndefinedBehaviorSanitizer, the tests that use threads under
-# ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten seconds. A part that fails
-# does not keep the others from running. The last line counts all of it; the exit status is 0 only if nothing failed. Installs
-# the Debian packages that are missing, but not CUDA; needs root or sudo only for that.
+# The release build is for the CPU alone. Without --quick these follow, where the longest tests are cut short: everything that
+# CUDA may change again with CUDA, where there is an nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much;
+# tests that need a GPU are skipped without one), and everything under AddressSanitizer and UndefinedBehaviorSanitizer, the tests
+# that use threads under ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten
+# seconds. A part that fails does not keep the others from running. The last line counts all of it; the exit status is 0 only if
+# nothing failed. Installs the Debian packages that are missing, but not CUDA; needs root or sudo only for that.
 set -eu
 
 labels=quick
