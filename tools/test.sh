@@ -4,12 +4,12 @@
 #     --quick   the release build and its quick tests only
 #     --long    also the tests that take minutes and gigabytes: in the release build, and on a GPU
 #
-# The release build is for the CPU alone. Without --quick these follow, where the longest tests are cut short: everything again
-# with CUDA, where there is an nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much; tests that need a GPU
-# are skipped without one), and under AddressSanitizer and UndefinedBehaviorSanitizer, the tests that use threads under
-# ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten seconds. A part that fails
-# does not keep the others from running. The last line counts all of it; the exit status is 0 only if nothing failed. Installs
-# the Debian packages that are missing, but not CUDA; needs root or sudo only for that.
+# The release build is for the CPU alone. Without --quick these follow, where the longest tests are cut short: everything that
+# CUDA may change again with CUDA, where there is an nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much;
+# tests that need a GPU are skipped without one), and everything under AddressSanitizer and UndefinedBehaviorSanitizer, the tests
+# that use threads under ThreadSanitizer, a build with clang (warnings are errors with it, too), and every fuzzer for ten
+# seconds. A part that fails does not keep the others from running. The last line counts all of it; the exit status is 0 only if
+# nothing failed. Installs the Debian packages that are missing, but not CUDA; needs root or sudo only for that.
 set -eu
 
 labels=quick
@@ -37,10 +37,12 @@ failed=0
 skipped=0
 untested=
 
-# build PRESET [-DNAME=VALUE|TARGET]...: no test, but a failed one if it fails. No argument holds a blank.
+# build PRESET [-DNAME=VALUE|TARGET]...: no test, but a failed one if it fails. No argument holds a blank. The target c_files is
+# every object that is made of a C file, and nothing else. What was compiled for one build with the same options serves another.
 build() {
     preset=$1 options='' targets=''
     shift
+    if command -v ccache >/dev/null; then options=-DCMAKE_C_COMPILER_LAUNCHER=ccache; fi
     for argument; do
         case $argument in
         -*) options="$options $argument" ;;
@@ -48,9 +50,13 @@ build() {
         esac
     done
     # shellcheck disable=SC2086
-    if step "$preset: configuring" cmake --preset "$preset" $options &&
-        step "$preset: building" cmake --build --preset "$preset" -j "$(nproc)" ${targets:+--target $targets}; then
-        return 0
+    if step "$preset: configuring" cmake --preset "$preset" $options; then
+        if [ "$targets" = ' c_files' ]; then
+            targets=$(ninja -C "build/$preset" -t targets all | sed -n 's/^\([^ ]*\.c\.o\): .*/\1/p')
+        fi
+        if step "$preset: building" cmake --build --preset "$preset" -j "$(nproc)" ${targets:+--target $targets}; then
+            return 0
+        fi
     fi
     failed=$((failed + 1))
     return 1
@@ -61,16 +67,20 @@ reported() {
     if [ -f "$report" ]; then grep -c "^[[:space:]]*<$1" "$report" || :; else echo 0; fi
 }
 
-# run PRESET LABELS [PREFIX...]: the tests that have one of the labels, counted one by one.
+# run PRESET LABELS [PREFIX...]: the tests that have one of the labels, counted one by one. With CUDA, without those that another
+# build has run and that are the same there.
 run() {
     preset=$1 label=$2
     shift 2
     report=$(pwd)/build/$preset/junit.xml
     rm -f "$report"
+    once=
+    if [ "$preset" = cuda ]; then once='-LE ^once$'; fi
     code=0
     began=$(date +%s)
     echo "$preset: running the tests labelled $label"
-    "$@" ctest --test-dir "build/$preset" -L "^($label)\$" -j "$(nproc)" --no-tests=error --output-on-failure \
+    # shellcheck disable=SC2086
+    "$@" ctest --test-dir "build/$preset" -L "^($label)\$" $once -j "$(nproc)" --no-tests=error --output-on-failure \
         --output-junit "$report" </dev/null || code=$?
     # A test that did not run has failed (its program is missing), unless it was skipped or switched off.
     excused=$(reported 'skipped message="SKIP_')
@@ -140,7 +150,8 @@ browser=chromium
 if $quick; then browser=; fi
 # shellcheck disable=SC2086
 if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy \
-    python3-jsonschema jq dpkg-dev file gnuplot-nox doxygen $browser; then
+    python3-jsonschema jq dpkg-dev file gnuplot-nox doxygen ccache $browser; then
+    export CCACHE_DIR="$PWD/build/ccache"
     if build release -DKSAUTO_CUDA=OFF; then run release "$labels"; fi
     if ! $quick; then
         export KSAUTO_TEST_QUICK=1 # the release build has run everything at its full length
@@ -151,9 +162,9 @@ if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-de
         still="setarch $(uname -m) -R"
         $still true 2>/dev/null || still=
         # shellcheck disable=SC2086
-        if build tsan; then run tsan threads $still; fi
-        # Of CUDA it is the C files that this is about; nvcc goes on with its own compiler.
-        if build clang -DCMAKE_CUDA_ARCHITECTURES=80-real; then passed=$((passed + 1)); fi
+        if build tsan tests_with_threads; then run tsan threads $still; fi
+        # Of CUDA it is the C files that this is about; nvcc goes on with its own compiler. Clang's fuzzers are linked, too.
+        if build clang -DCMAKE_CUDA_ARCHITECTURES=80-real c_files; then passed=$((passed + 1)); fi
         fuzz
     fi
 else
