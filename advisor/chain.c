@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double launch_s = 3e-6;
-
 enum { MOST_FACTORS = 64, PASSES = 2 * MOST_FACTORS + 1, WORD = KS_NAME_BYTES + 8, LINE = 160, ALIGNMENT = 256 };
 
 /* One pass over the activations: the product by a factor, or, where kernel is NULL, a transposition. */
@@ -81,7 +79,7 @@ static bool must_turn(const ks_problem *p, int64_t features)
 static double turn_s(const ks_context *ctx, const ks_problem *p, int64_t features)
 {
     const double bytes = 2.0 * (double)p->batch * (double)features * (double)ks_type_bytes(p->type);
-    return must_turn(p, features) ? launch_s + 2 * bytes / ctx->device.copy_bytes_per_s : 0;
+    return must_turn(p, features) ? KS_LAUNCH_S + 2 * bytes / ctx->device.copy_bytes_per_s : 0;
 }
 
 /* The kernel for a product, if *kernel is NULL; and its predicted time, NaN for one that is in no choice. What is only thought
@@ -321,12 +319,13 @@ static ks_status check_arrays(ks_chain *chain, const void *x, const void *const 
 }
 
 static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, const void *const *k, void *to,
-                          void *stream)
+                          const ks_epilogue *epilogue, void *stream)
 {
     const ks_problem *q = &p->problem;
     ks_context *ctx = chain->ctx;
     if (p->kernel) {
-        ks_run_args args = {.device = &ctx->device, .x = from, .k = k[p->factor], .y = to, .stream = stream};
+        ks_run_args args = {
+            .device = &ctx->device, .x = from, .k = k[p->factor], .y = to, .stream = stream, .epilogue = epilogue};
         return ks_context_run(ctx, q, p->kernel, &args);
     }
     const bool last = q->layout == KS_BATCH_LAST;
@@ -337,22 +336,43 @@ static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, cons
 
 ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream)
 {
+    return ks_chain_matmul_with(chain, x, k, y, NULL, stream);
+}
+
+/* An epilogue goes with the product of the first factor, the last to be applied; but to add to y, all must lie as y does: where
+ * a transposition comes last, behind that. */
+ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
+                               const ks_epilogue *epilogue, void *stream)
+{
     if (!chain) return ks_fail(KS_ERR_ARGUMENT, "chain is NULL");
     ks_context *ctx = chain->ctx;
     if (!ctx->here)
         return ks_fail(KS_ERR_DEVICE, "device \"%s\" is known by its measurements only; it cannot multiply here",
                        ctx->device.name);
+    if (ks_epilogue_is_plain(epilogue)) epilogue = NULL;
+    const ks_problem *ends = &chain->ends;
+    const bool first_use = !atomic_load(&chain->checked) || ctx->check_arrays;
     ks_status s = check_arrays(chain, x, k, y);
+    if (s == KS_OK && epilogue) s = ks_epilogue_check(ctx, ends, epilogue, y, first_use);
     if (s != KS_OK) return s;
+    const bool behind = epilogue && epilogue->beta != 0 && !chain->pass[chain->passes - 1].kernel;
+    const size_t passed = chain->buffer_bytes[0] + chain->buffer_bytes[1];
+    const size_t product = behind ? (size_t)ks_y_count(ends) * ks_type_bytes(ends->type) : 0;
     void *memory;
-    s = ks_context_take(ctx, "a chain", chain->buffer_bytes[0] + chain->buffer_bytes[1], stream, &memory);
+    s = ks_context_take(ctx, "a chain", passed + product, stream, &memory);
     if (s != KS_OK) return s;
     char *buffers[] = {memory, memory ? (char *)memory + chain->buffer_bytes[0] : NULL};
+    void *last = behind ? (char *)memory + passed : y;
     const void *from = x;
     for (int i = 0; s == KS_OK && i < chain->passes; i++) {
-        void *to = i + 1 < chain->passes ? buffers[i % 2] : y;
-        s = run_pass(chain, &chain->pass[i], from, k, to, stream);
+        const bool with = !behind && chain->pass[i].kernel && chain->pass[i].factor == 0;
+        void *to = i + 1 < chain->passes ? buffers[i % 2] : last;
+        s = run_pass(chain, &chain->pass[i], from, k, to, with ? epilogue : NULL, stream);
         from = to;
+    }
+    if (s == KS_OK && behind) {
+        const ks_finish_args finish = {&ctx->device, epilogue, last, y, stream};
+        s = ks_backend_find(ctx->device.backend)->finish(ends, &finish);
     }
     return ks_context_give(ctx, memory, stream, s);
 }

@@ -21,14 +21,15 @@ static ks_math math_of(const ks_problem *p)
     return p->type == KS_F32 ? p->math : KS_MATH_F32;
 }
 
-static uint32_t traits_of(const ks_problem *p)
+/* finished: decided for products with an epilogue that some kernels apply themselves. */
+static uint32_t traits_of(const ks_problem *p, bool finished)
 {
-    return (uint32_t)p->type | (uint32_t)p->layout << 8 | (uint32_t)math_of(p) << 16;
+    return (uint32_t)p->type | (uint32_t)p->layout << 8 | (uint32_t)math_of(p) << 16 | (uint32_t)finished << 24;
 }
 
-static uint64_t hash(const ks_problem *p)
+static uint64_t hash(const ks_problem *p, uint32_t traits)
 {
-    uint64_t h = traits_of(p);
+    uint64_t h = traits;
     const int64_t sizes[] = {p->a, p->b, p->c, p->d, p->batch};
     for (int i = 0; i < 5; i++) {
         h = (h ^ (uint64_t)sizes[i]) * 0x9e3779b97f4a7c15u;
@@ -37,39 +38,49 @@ static uint64_t hash(const ks_problem *p)
     return h;
 }
 
-static bool matches(const memo_slot *s, const ks_problem *p)
+static bool matches(const memo_slot *s, const ks_problem *p, uint32_t traits)
 {
     return s->sizes[0] == p->a && s->sizes[1] == p->b && s->sizes[2] == p->c && s->sizes[3] == p->d &&
-           s->sizes[4] == p->batch && s->traits == traits_of(p);
+           s->sizes[4] == p->batch && s->traits == traits;
 }
 
-const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *p)
+static const ks_kernel *recall(const ks_context *ctx, const ks_problem *p, uint32_t traits)
 {
-    const uint64_t start = hash(p);
+    const uint64_t start = hash(p, traits);
     for (int i = 0; i < MEMO_PROBES; i++) {
         const memo_slot *s = &ctx->memo[(start + (uint64_t)i) % MEMO_SLOTS];
         const uint32_t state = atomic_load_explicit(&s->state, memory_order_acquire);
         if (state == 0) return NULL;
-        if (state == 2 && matches(s, p)) return s->kernel;
+        if (state == 2 && matches(s, p, traits)) return s->kernel;
     }
     return NULL;
 }
 
-void ks_context_remember(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel)
+static void remember(ks_context *ctx, const ks_problem *p, uint32_t traits, const ks_kernel *kernel)
 {
-    const uint64_t start = hash(p);
+    const uint64_t start = hash(p, traits);
     for (int i = 0; i < MEMO_PROBES; i++) {
         memo_slot *s = &ctx->memo[(start + (uint64_t)i) % MEMO_SLOTS];
         uint32_t state = 0;
         if (atomic_compare_exchange_strong(&s->state, &state, 1)) {
-            s->traits = traits_of(p);
+            s->traits = traits;
             s->sizes[0] = p->a, s->sizes[1] = p->b, s->sizes[2] = p->c, s->sizes[3] = p->d, s->sizes[4] = p->batch;
             s->kernel = kernel;
             atomic_store_explicit(&s->state, 2, memory_order_release);
             return;
         }
-        if (state == 2 && matches(s, p)) return; /* another thread was faster */
+        if (state == 2 && matches(s, p, traits)) return; /* another thread was faster */
     }
+}
+
+const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *p)
+{
+    return recall(ctx, p, traits_of(p, false));
+}
+
+void ks_context_remember(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel)
+{
+    remember(ctx, p, traits_of(p, false), kernel);
 }
 
 /* The measured case of this very problem, or NULL: the cases are sorted. */
@@ -136,6 +147,39 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *p)
     kernel = predicted[pinned >= 0 ? pinned : ks_prediction_best(predicted, count)].kernel;
     ks_context_remember(ctx, p, kernel);
     if (ctx->explain) ks_context_explain(ctx, p);
+    return kernel;
+}
+
+/* The pass behind a kernel that does not finish: Y read and written, at the rate of a copy, and a launch. (Where energy counts,
+ * the kernel's own, in proportion.) */
+static void add_pass(const ks_context *ctx, const ks_problem *p, ks_prediction *predicted)
+{
+    const double bytes = 2.0 * (double)ks_y_count(p) * (double)ks_type_bytes(p->type);
+    const double pass_s = KS_LAUNCH_S + bytes / ctx->device.copy_bytes_per_s, cost = exp(predicted->log_time);
+    const double share = pass_s / (ctx->objective == KS_ENERGY ? ks_roofline_s(&ctx->device, p) : cost);
+    predicted->log_time += log1p(share);
+}
+
+/* Where Y is added to, the pass is behind every kernel. */
+const ks_kernel *ks_context_recall_with(const ks_context *ctx, const ks_problem *p, const ks_epilogue *e)
+{
+    return recall(ctx, p, traits_of(p, e->beta == 0));
+}
+
+const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *p, const ks_epilogue *e)
+{
+    const ks_kernel *kernel = ks_context_recall_with(ctx, p, e);
+    if (kernel) return kernel;
+    ks_prediction predicted[KS_MAX_KERNELS];
+    bool measured;
+    const int count = ks_context_predict(ctx, p, false, predicted, &measured);
+    if (e->beta != 0 || count == 0 || ks_context_pinned(ctx, p, predicted, count) >= 0)
+        return ks_context_choose(ctx, p);
+    if (ctx->pins.asked) atomic_fetch_add(&ctx->pins.missed, 1);
+    for (int q = 0; q < count; q++)
+        if (!ks_kernel_finishes(predicted[q].kernel)) add_pass(ctx, p, &predicted[q]);
+    kernel = predicted[ks_prediction_best(predicted, count)].kernel;
+    remember(ctx, p, traits_of(p, true), kernel);
     return kernel;
 }
 

@@ -10,6 +10,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#define KS_LAUNCH_S 3e-6 /* the start of a pass that nobody has measured */
+
 enum {
     MOST_STORED = 100000
 }; /* rows of a device, beyond which first use stores no more: a server may meet new sizes for months */
@@ -82,6 +84,11 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *problem);
 const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *problem);
 void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel);
 
+/* The kernel for a product with an epilogue, which not every kernel applies itself; and whether the memo knows it. */
+const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue);
+const ks_kernel *ks_context_recall_with(const ks_context *ctx, const ks_problem *problem,
+                                        const ks_epilogue *epilogue);
+
 /* Reads the table of decisions that the caller (NULL: the environment) names; decisions.c. */
 void ks_context_read_pins(ks_context *ctx, const char *path);
 /* Index of the prediction whose kernel is pinned for the problem, or -1. */
@@ -96,6 +103,14 @@ ks_status ks_context_reaches(const ks_context *ctx, const void *array, int64_t c
 
 /* Runs the kernel, and in its place one that needs less where there is no memory for its workspace. args need no workspace. */
 ks_status ks_context_run(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel, ks_run_args *args);
+
+/* epilogue.c: whether it does nothing; KS_OK if it can be applied to y, else why not (at first_use whether the device reaches the
+ * bias, too); and one run of the kernel with args->epilogue, and the pass behind it where that is needed. */
+bool ks_epilogue_is_plain(const ks_epilogue *epilogue);
+ks_status ks_epilogue_check(const ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue,
+                            const void *y, bool first_use);
+ks_status ks_context_run_with(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel,
+                              const ks_run_args *args);
 
 /* Workspace for what is queued on the stream between the two, which need not be done when it is given back; none if bytes is
  * 0. `who` needs it, for the message. ks_context_give returns status, or why giving it back failed. */

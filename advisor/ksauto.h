@@ -238,6 +238,39 @@ KS_API ks_status ks_auto_matmul(ks_context *ctx, const ks_problem *problem, cons
 KS_API ks_status ks_matmul(ks_context *ctx, const ks_problem *problem, const char *path, const void *x, const void *k,
                            void *y, void *stream);
 
+/* ---------------------------------------------------------------------------------------------------
+ * Epilogues: bias, activation and accumulation with the product, in the order of cuBLASLt's,
+ *
+ *     Y = activation(alpha * X * transpose(K) + beta * Y + bias)
+ * ------------------------------------------------------------------------------------------------- */
+
+typedef enum ks_activation {
+    KS_NO_ACTIVATION = 0,
+    KS_RELU,      /* max(x, 0); NaN stays NaN */
+    KS_GELU,      /* x * Phi(x), Phi the normal distribution's: PyTorch's default */
+    KS_GELU_TANH, /* the approximation of it by tanh: cuBLASLt's, GPT-2's */
+    KS_SILU,      /* x / (1 + exp(-x)) */
+    KS_NACTIVATIONS
+} ks_activation;
+
+typedef struct ks_epilogue {
+    double alpha;     /* 1 for the product itself; 0, which forgetting it makes, is refused */
+    double beta;      /* 0: Y is not read, and may hold anything */
+    const void *bias; /* a value of the problem's type for each feature of Y, (a, b, d) row-major; NULL: none */
+    ks_activation activation;
+} ks_epilogue;
+
+/* The product by `path` ("auto", or as in ks_matmul) with an epilogue; NULL: none. Arithmetic is in float32, for KS_F64 in
+ * float64. Fused CPU kernels apply it to outputs that are still in cache, before these are rounded to the type; behind all others,
+ * on GPUs always, and wherever beta is not 0, one more pass over Y does, of an output that was rounded once. "auto" takes
+ * the kernel that is fastest together with that pass, at the rate of a copy. KS_MEASURE has no effect here, and
+ * KSAUTO_EXPLAIN tells of plain products alone.
+ *
+ * Memory, stream, errors and workspace are as in ks_auto_matmul; bias lies where x does, and may not overlap y. If beta is not
+ * 0 the product takes as much workspace as Y, for which there is no substitute: KS_ERR_MEMORY, and y is as it was. */
+KS_API ks_status ks_matmul_with(ks_context *ctx, const ks_problem *problem, const char *path, const void *x,
+                                const void *k, void *y, const ks_epilogue *epilogue, void *stream);
+
 /* How much workspace ks_matmul would take from the context for this problem and path. */
 KS_API ks_status ks_workspace_bytes(ks_context *ctx, const ks_problem *problem, const char *path, size_t *bytes);
 
@@ -286,6 +319,10 @@ KS_API void ks_chain_close(ks_chain *chain); /* NULL is allowed */
  * others. Memory, stream and errors are as in ks_auto_matmul; workspace, for what is between two passes and for the kernels,
  * comes from the context. */
 KS_API ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream);
+
+/* The same with an epilogue behind the last factor; NULL: none. The plan is made without it. */
+KS_API ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
+                                      const ks_epilogue *epilogue, void *stream);
 
 /* What will be done: a line of totals and a line for each pass, in order. The chain's own string, as is the plan. */
 KS_API const char *ks_chain_describe(const ks_chain *chain);

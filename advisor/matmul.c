@@ -104,6 +104,7 @@ ks_status ks_context_give(ks_context *ctx, void *memory, void *stream, ks_status
 
 static ks_status run(ks_context *ctx, const ks_problem *p, const ks_kernel *kernel, ks_run_args *args)
 {
+    if (args->epilogue) return ks_context_run_with(ctx, p, kernel, args);
     const size_t bytes = kernel->workspace_bytes(p, &ctx->device);
     ks_status s = ks_context_take(ctx, kernel->name, bytes, args->stream, &args->workspace);
     return s == KS_OK ? ks_context_give(ctx, args->workspace, args->stream, kernel->run(p, args)) : s;
@@ -267,4 +268,22 @@ ks_status ks_matmul(ks_context *ctx, const ks_problem *p, const char *path, cons
     ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream};
     s = check_arrays(ctx, p, &args);
     return s == KS_OK ? run(ctx, p, kernel, &args) : s;
+}
+
+ks_status ks_matmul_with(ks_context *ctx, const ks_problem *p, const char *path, const void *x, const void *k,
+                         void *y, const ks_epilogue *epilogue, void *stream)
+{
+    if (ks_epilogue_is_plain(epilogue)) return ks_matmul(ctx, p, path, x, k, y, stream);
+    const bool choose = path && strcmp(path, "auto") == 0;
+    ks_status s = check(ctx, p, x, k, y);
+    if (s != KS_OK) return s;
+    ks_run_args args = {.device = &ctx->device, .x = x, .k = k, .y = y, .stream = stream, .epilogue = epilogue};
+    const ks_kernel *kernel = choose ? ks_context_recall_with(ctx, p, epilogue) : NULL;
+    const bool first_use = !kernel || ctx->check_arrays;
+    s = ks_epilogue_check(ctx, p, epilogue, y, first_use);
+    if (s == KS_OK && first_use) s = check_arrays(ctx, p, &args);
+    if (s == KS_OK && choose && !kernel) kernel = ks_context_choose_with(ctx, p, epilogue);
+    if (s == KS_OK && !kernel) s = ks_context_resolve(ctx, p, path, &kernel);
+    if (s != KS_OK) return s;
+    return choose ? ks_context_run(ctx, p, kernel, &args) : run(ctx, p, kernel, &args);
 }

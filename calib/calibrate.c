@@ -17,6 +17,7 @@
 #include "measure.h"
 #include "refit.h"
 #include "timer.h"
+#include "validate.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -36,7 +37,7 @@ typedef struct run {
     ks_measurer *measurer;
     double start_s, end_s; /* of the whole run, on the clock of timer.h */
     double config_end_s;   /* of the type and layout at hand */
-    double fit_s;          /* the longest that a fit has taken: to be kept in hand */
+    double fit_s;          /* the longest that a fit of the type and layout at hand has taken: to be kept in hand */
     ks_failures failures;  /* of this device, in all types and layouts */
     ks_rows rows;          /* of the type and layout at hand */
     ks_origin origin;      /* of the type and layout at hand: a known device to start from */
@@ -116,8 +117,8 @@ static ks_status explore(run *r, ks_design *design, ks_type type, ks_layout layo
         if (r->problems >= first && r->problems > fitted_at + (fitted_at + lent) / 8) {
             const bool search = r->problems > 2 * searched_at;
             const double start = ks_now_s();
-            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search ? KS_FIT_QUICK_STEPS : 0,
-                         model, NULL);
+            s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, KS_EFFORT_QUICK,
+                         search ? KS_FIT_QUICK_STEPS : 0, model, NULL);
             r->fit_s = fmax(r->fit_s, ks_now_s() - start);
             if (s == KS_ERR_NO_DATA) s = KS_OK; /* not yet */
             fitted_at = r->problems;
@@ -147,8 +148,9 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
     const size_t first = r->rows.count;
     ks_status s = KS_OK;
     *a = (ks_acceptance){.type = type, .layout = layout, .measured = r->problems};
-    for (int i = 0;
-         s == KS_OK && i < ACCEPT_MOST && (i < ACCEPT_LEAST || ks_now_s() + 1.5 * r->fit_s < r->config_end_s); i++) {
+    for (int i = 0; s == KS_OK && i < ACCEPT_MOST &&
+                    (i < ACCEPT_LEAST || ks_now_s() + KS_VALIDATED_FITS * r->fit_s < r->config_end_s);
+         i++) {
         ks_problem p;
         ks_design_random(design, random, &p);
         s = measure_one(r, &p, &limits, "accept");
@@ -169,14 +171,16 @@ static ks_status accept(run *r, const ks_design *design, ks_type type, ks_layout
     return KS_OK;
 }
 
-static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, int search_steps, ks_model **model)
+static ks_status fit_and_keep(run *r, ks_type type, ks_layout layout, ks_effort effort, int search_steps,
+                              ks_model **model)
 {
     ks_refit_result result;
     const double start = ks_now_s();
-    ks_status s = ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, search_steps, model, &result);
+    ks_status s =
+        ks_refit(&r->rows, &r->device, type, layout, KS_TIME, &r->origin, effort, search_steps, model, &result);
     if (s == KS_OK) (*model)->standing = r->standing;
     if (s == KS_OK) s = ks_refit_keep(r->store, &r->device, *model, &result);
-    r->fit_s = fmax(r->fit_s, ks_now_s() - start);
+    if (effort != KS_EFFORT_VALIDATED) r->fit_s = fmax(r->fit_s, ks_now_s() - start);
     return s;
 }
 
@@ -214,7 +218,7 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     ks_design *design = NULL;
     ks_model *model = NULL;
     ks_cases before;
-    r->rows.count = 0, r->problems = 0, r->expected_regret = NAN;
+    r->rows.count = 0, r->problems = 0, r->expected_regret = NAN, r->fit_s = 0;
     ks_status s = ks_rows_read(r->store, &filter, &r->rows);
     if (s == KS_OK) s = look_back(r, type, layout);
     if (s == KS_OK) s = ks_refit_cases(&r->rows, &r->device, type, layout, KS_TIME, &before);
@@ -229,12 +233,13 @@ static ks_status calibrate_one(run *r, ks_type type, ks_layout layout, uint64_t 
     s = explore(r, design, type, layout, r->config_end_s - accept_share * share, &model);
     if (s != KS_OK && s != KS_ERR_INTERRUPTED) goto done;
     /* Stopped or not, what was measured is put to use. */
-    ks_status fit = fit_and_keep(r, type, layout, KS_FIT_QUICK_STEPS, &model);
+    ks_status fit =
+        fit_and_keep(r, type, layout, s == KS_OK ? KS_EFFORT_ALL : KS_EFFORT_VALIDATED, KS_FIT_QUICK_STEPS, &model);
     if (s == KS_OK) s = fit;
     if (s == KS_OK) s = report_progress(r, "fit");
     if (s != KS_OK) goto done;
     s = accept(r, design, type, layout, model, random);
-    fit = fit_and_keep(r, type, layout, 0, &model);
+    fit = fit_and_keep(r, type, layout, KS_EFFORT_VALIDATED, 0, &model);
     if (s == KS_OK) s = fit;
     if (s == KS_ERR_INTERRUPTED) stopped(r); /* a fit that had too little to go on has left another message */
 done:

@@ -6,12 +6,12 @@
  * marginal likelihood (Rasmussen and Williams, section 5.4.1), the signal's variance profiled out, on a random subset, by
  * Nelder-Mead, with a weak prior. The last solve takes all points. */
 #include "fit.h"
+#include "cholesky.h"
+#include "condense.h"
 #include "error.h"
 #include "random.h"
 
-#include <gsl/gsl_blas.h>
 #include <gsl/gsl_errno.h>
-#include <gsl/gsl_linalg.h>
 #include <gsl/gsl_multimin.h>
 #include <math.h>
 #include <stdlib.h>
@@ -87,43 +87,27 @@ static double correlation(const training *t, int q, int i, int j, const scales *
     return (1 + r) * exp(-r);
 }
 
-/* Factorises (R + noise I) over the kernel's first `count` samples in *m. False if it is not positive definite. */
-static bool factorise(const training *t, int q, int count, const scales *at, gsl_matrix *m)
-{
-    const samples *s = &t->kernel[q];
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j <= i; j++) {
-            const double value = correlation(t, q, s->index[i], s->index[j], at) + (i == j ? at->noise : 0);
-            gsl_matrix_set(m, (size_t)i, (size_t)j, value);
-            gsl_matrix_set(m, (size_t)j, (size_t)i, value);
-        }
-    return gsl_linalg_cholesky_decomp1(m) == GSL_SUCCESS;
-}
-
-/* Solves for the weights; returns the profiled signal variance, NaN if there is no solution, infinity if out of memory.
- * log_det may be NULL. */
+/* Solves (R + noise I) alpha = residuals over the kernel's first `count` samples; returns the profiled signal variance, NaN if
+ * there is no solution, infinity if out of memory. log_det may be NULL. */
 static double solve(const training *t, int q, int count, const scales *at, double *alpha, double *log_det)
 {
     const samples *s = &t->kernel[q];
     if (count < 1) return NAN;
-    gsl_matrix *m = gsl_matrix_alloc((size_t)count, (size_t)count);
+    double *m = malloc(ks_packed_count(count) * sizeof *m), signal = NAN;
     if (!m) return INFINITY;
-    if (!factorise(t, q, count, at, m)) {
-        gsl_matrix_free(m);
-        return NAN;
+    for (int i = 0; i < count; i++) {
+        double *row = m + ks_packed_count(i);
+        for (int j = 0; j <= i; j++) row[j] = correlation(t, q, s->index[i], s->index[j], at);
+        row[i] += at->noise;
     }
-    gsl_vector_const_view right = gsl_vector_const_view_array(s->residual, (size_t)count);
-    gsl_vector_view x = gsl_vector_view_array(alpha, (size_t)count);
-    double signal = NAN;
-    if (gsl_linalg_cholesky_solve(m, &right.vector, &x.vector) == GSL_SUCCESS) {
-        gsl_blas_ddot(&right.vector, &x.vector, &signal);
-        signal = signal / count + 1e-6;
+    if (ks_cholesky(m, count)) {
+        memcpy(alpha, s->residual, (size_t)count * sizeof *alpha);
+        ks_cholesky_solve(m, count, alpha);
+        signal = 1e-6;
+        for (int i = 0; i < count; i++) signal += s->residual[i] * alpha[i] / count;
+        if (log_det) *log_det = ks_cholesky_log_det(m, count);
     }
-    if (log_det) {
-        *log_det = 0;
-        for (int i = 0; i < count; i++) *log_det += 2 * log(gsl_matrix_get(m, (size_t)i, (size_t)i));
-    }
-    gsl_matrix_free(m);
+    free(m);
     return signal;
 }
 
@@ -269,7 +253,7 @@ static ks_status build(const ks_cases *cases, const training *t, const scales *a
 {
     double alpha[KS_MODEL_POINTS];
     m->type = cases->type, m->layout = cases->layout, m->objective = cases->objective;
-    m->points = t->points, m->borrowed = t->borrowed, m->apart = (float)at->apart;
+    m->points = m->problems = t->points, m->borrowed = t->borrowed, m->apart = (float)at->apart;
     for (int d = 0; d < LENGTHS; d++) m->length[d] = (float)at->length[d];
     for (int d = 0; d < KS_MODEL_DIMS; d++)
         for (int i = 0; i < t->points; i++) m->input[d][i] = t->features[i][d] / m->length[d];
@@ -294,8 +278,7 @@ static ks_status build(const ks_cases *cases, const training *t, const scales *a
                 k->own[o][point] = t->own[q][point][o] / m->length[KS_MODEL_DIMS + o];
         }
     }
-    if (m->kernels == 0) return ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
-    return ks_model_factorise(m);
+    return m->kernels ? KS_OK : ks_fail(KS_ERR_NO_DATA, "no kernel has 3 measurements or more");
 }
 
 /* Of a start's lengths, noise and distance, as factors of the prior's. */
@@ -324,6 +307,8 @@ static ks_status fit(const ks_cases *cases, const ks_device *device, const ks_fi
     scale(t->prior, factor, &at);
     m->caution = options->start ? options->start->caution : 1;
     s = build(cases, t, &at, m);
+    if (s == KS_OK && !options->points_only) s = ks_condense(cases, device, options->seed, m);
+    if (s == KS_OK) s = ks_model_factorise(m);
 done:
     free(t);
     if (s != KS_OK) {

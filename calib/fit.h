@@ -15,10 +15,11 @@ typedef struct ks_fit_options {
     const ks_origin *origin; /* whose measurements fill up what cases lack; NULL or without a model: none */
     int search_steps;        /* of the search for better ones (maximum marginal likelihood); 0: take the start's */
     uint64_t seed;           /* of the subset that the search looks at */
+    bool points_only;        /* a quick fit: measurements beyond the model's points are left out */
 } ks_fit_options;
 
 /* KS_ERR_NO_DATA with fewer than 4 cases. The model's inputs are at most KS_MODEL_POINTS cases: all, or those where the
- * race between the kernels is closest and as many spread over the rest. */
+ * race between the kernels is closest and as many spread over the rest; their weights then stand for all (condense.h). */
 ks_status ks_fit(const ks_cases *cases, const ks_device *device, const ks_fit_options *options, ks_model **model);
 
 #endif

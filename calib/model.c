@@ -1,20 +1,13 @@
 /* Predictions. The loops over points are written for the compiler's vectoriser: one array a feature, float32. */
 #include "model.h"
+#include "cholesky.h"
 #include "error.h"
 #include "measure.h"
+#include "wide.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Loops over points, compiled for wider vectors as well; which of them is run is decided when the library is loaded. (Not under
- * sanitizers: they are not ready so early.) */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) &&            \
-    !defined(__SANITIZE_THREAD__)
-#    define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#    define WIDE
-#endif
 
 static const double unknown_deviation = 0.7; /* of an uncalibrated cost: a factor of two, roughly */
 
@@ -200,17 +193,7 @@ int ks_model_find(const ks_model *m, const ks_kernel *kernel)
     return -1;
 }
 
-/* Sums with four partial sums: a chain of additions would take most of a prediction's time. */
-static double dot(const double *x, const double *y, int n)
-{
-    double sum[4] = {0};
-    int i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int k = 0; k < 4; k++) sum[k] += x[i + k] * y[i + k];
-    for (; i < n; i++) sum[0] += x[i] * y[i];
-    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
-
+/* With eight partial sums: a chain of additions would take most of a prediction's time. */
 static float dot_f32(const float *x, const float *y, int n)
 {
     float sum[8] = {0};
@@ -226,14 +209,11 @@ static double posterior_variance(const ks_model *m, const ks_model_kernel *k, co
 {
     if (!k->factor) return k->signal;
     double solved[KS_MODEL_POINTS], left = k->signal;
-    int row = 0;
-    for (int i = 0; i < m->points; i++) {
-        if (!k->measured[i]) continue;
-        const double *l = k->factor + (size_t)row * (size_t)(row + 1) / 2;
-        solved[row] = (k->signal * (double)correlation[i] - dot(l, solved, row)) / l[row];
-        left -= solved[row] * solved[row];
-        row++;
-    }
+    int n = 0;
+    for (int i = 0; i < m->points; i++)
+        if (k->measured[i]) solved[n++] = k->signal * (double)correlation[i];
+    ks_cholesky_forward(k->factor, n, solved);
+    for (int i = 0; i < n; i++) left -= solved[i] * solved[i];
     return left > 1e-8 ? left : 1e-8;
 }
 
@@ -297,8 +277,9 @@ double ks_model_point_value(const ks_model *m, int q, int point, const ks_device
     distances(m, place, point >= m->points - m->borrowed, shared);
     correlations(k, m->points, shared, own, correlation);
     ks_model_terms(m, q, &p, device, terms);
-    /* what the process says there, and what it took for noise */
-    const double noise = k->signal > 0 ? (double)k->alpha[point] * k->noise / k->signal : 0;
+    /* What the process says there, and, if it stands for the points alone, what it took for noise. */
+    const bool alone = m->problems <= m->points && k->signal > 0;
+    const double noise = alone ? (double)k->alpha[point] * k->noise / k->signal : 0;
     return ks_cost_s(k->cost, terms) * exp((double)dot_f32(k->alpha, correlation, m->points) + noise);
 }
 
@@ -370,35 +351,28 @@ ks_status ks_model_factorise(ks_model *m)
 {
     for (int q = 0; q < m->kernels; q++) {
         ks_model_kernel *k = &m->kernel[q];
+        const double noise = m->problems > m->points ? k->noise * m->points / m->problems : k->noise;
         int index[KS_MODEL_POINTS], n = 0;
         for (int i = 0; i < m->points; i++)
             if (k->measured[i]) index[n++] = i;
         free(k->factor);
-        k->factor = malloc(((size_t)n * (size_t)(n + 1) / 2 + 1) * sizeof *k->factor);
+        k->factor = malloc((ks_packed_count(n) + 1) * sizeof *k->factor);
         k->factor_size = n;
         if (!k->factor) return ks_fail(KS_ERR_MEMORY, "out of memory for a model of %d points", n);
-        for (int r = 0; r < n; r++) {
+        for (int i = 0; i < n; i++) {
             float place[KS_MODEL_DIMS], own[KS_MODEL_OWN], shared[KS_MODEL_POINTS], correlation[KS_MODEL_POINTS];
-            for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][index[r]];
-            for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][index[r]];
-            distances(m, place, index[r] >= m->points - m->borrowed, shared);
+            for (int d = 0; d < KS_MODEL_DIMS; d++) place[d] = m->input[d][index[i]];
+            for (int t = 0; t < KS_MODEL_OWN; t++) own[t] = k->own[t][index[i]];
+            distances(m, place, index[i] >= m->points - m->borrowed, shared);
             correlations(k, m->points, shared, own, correlation);
-            double *row = k->factor + (size_t)r * (size_t)(r + 1) / 2;
-            for (int c = 0; c <= r; c++) {
-                const double *other = k->factor + (size_t)c * (size_t)(c + 1) / 2;
-                const double sum =
-                    k->signal * (double)correlation[index[c]] + (r == c ? k->noise : 0) - dot(row, other, c);
-                if (r != c) {
-                    row[c] = sum / other[c];
-                } else if (sum > 0) {
-                    row[c] = sqrt(sum);
-                } else {
-                    free(k->factor);
-                    k->factor = NULL;
-                    return ks_fail(KS_ERR_PARSE, "model: covariances of %s are not positive definite", k->name);
-                }
-            }
+            double *row = k->factor + ks_packed_count(i);
+            for (int j = 0; j <= i; j++) row[j] = k->signal * (double)correlation[index[j]];
+            row[i] += noise;
         }
+        if (ks_cholesky(k->factor, n)) continue;
+        free(k->factor);
+        k->factor = NULL;
+        return ks_fail(KS_ERR_PARSE, "model: covariances of %s are not positive definite", k->name);
     }
     return KS_OK;
 }

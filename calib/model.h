@@ -59,6 +59,7 @@ typedef struct ks_model {
     ks_layout layout;
     ks_objective objective;
     int points, kernels;
+    int problems;   /* measured ones that the weights stand for: the points, or more (condense.h) */
     int borrowed;   /* the last so many points come from another device, */
     float apart;    /* this squared distance away */
     double caution; /* factor of all deviations, found by cross-validation */

@@ -5,6 +5,7 @@
 #include "standing.h"
 
 #include <cjson/cJSON.h>
+#include <limits.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -107,8 +108,9 @@ static ks_status parse_trust(const cJSON *root, ks_model *m)
 {
     const cJSON *caution = cJSON_GetObjectItemCaseSensitive(root, "caution"),
                 *borrowed = cJSON_GetObjectItemCaseSensitive(root, "borrowed"),
-                *apart = cJSON_GetObjectItemCaseSensitive(root, "apart");
-    double count = 0, distance = 0;
+                *apart = cJSON_GetObjectItemCaseSensitive(root, "apart"),
+                *problems = cJSON_GetObjectItemCaseSensitive(root, "problems");
+    double count = 0, distance = 0, measured = m->points;
     m->caution = 1;
     if (caution && (!number(caution, &m->caution) || m->caution < 0.1 || m->caution > 10))
         return ks_fail(KS_ERR_PARSE, "model: caution is not a number in [0.1, 10]");
@@ -116,7 +118,9 @@ static ks_status parse_trust(const cJSON *root, ks_model *m)
         return ks_fail(KS_ERR_PARSE, "model: borrowed is not a number from 0 to %d", m->points);
     if (apart && (!number(apart, &distance) || distance < 0 || distance > largest_feature))
         return ks_fail(KS_ERR_PARSE, "model: apart is not a number in [0, %g]", largest_feature);
-    m->borrowed = (int)count, m->apart = (float)distance;
+    if (problems && (!number(problems, &measured) || measured < m->points || measured > INT_MAX))
+        return ks_fail(KS_ERR_PARSE, "model: problems is not a number from %d to %d", m->points, INT_MAX);
+    m->borrowed = (int)count, m->apart = (float)distance, m->problems = (int)measured;
     return KS_OK;
 }
 
@@ -244,6 +248,7 @@ static bool add_model(cJSON *root, const ks_model *m)
         !cJSON_AddStringToObject(root, "layout", ks_layout_name(m->layout)) ||
         !cJSON_AddStringToObject(root, "objective", ks_objective_name(m->objective)) ||
         !cJSON_AddNumberToObject(root, "points", m->points) ||
+        !cJSON_AddNumberToObject(root, "problems", m->problems) ||
         !cJSON_AddNumberToObject(root, "caution", m->caution) ||
         !cJSON_AddNumberToObject(root, "borrowed", m->borrowed) ||
         !cJSON_AddNumberToObject(root, "apart", (double)m->apart) || !ks_standing_add(root, &m->standing))

@@ -30,22 +30,26 @@ ks_status ks_refit_cases(const ks_rows *rows, const ks_device *device, ks_type t
 }
 
 ks_status ks_refit(const ks_rows *rows, const ks_device *device, ks_type type, ks_layout layout,
-                   ks_objective objective, const ks_origin *origin, int search_steps, ks_model **model,
-                   ks_refit_result *result)
+                   ks_objective objective, const ks_origin *origin, ks_effort effort, int search_steps,
+                   ks_model **model, ks_refit_result *result)
 {
     ks_cases cases;
     ks_model *fitted;
     ks_status s = ks_refit_cases(rows, device, type, layout, objective, &cases);
     if (s != KS_OK) return s;
-    if (result) *result = (ks_refit_result){cases.count, cases.quarantined, NAN};
-    const ks_fit_options options = {
-        .start = *model, .origin = origin, .search_steps = search_steps, .seed = (uint64_t)cases.count};
-    s = result ? ks_fit_validated(&cases, device, &options, &fitted, &result->cv_regret)
-               : ks_fit(&cases, device, &options, &fitted);
+    const ks_fit_options options = {.start = *model,
+                                    .origin = origin,
+                                    .search_steps = search_steps,
+                                    .seed = (uint64_t)cases.count,
+                                    .points_only = effort == KS_EFFORT_QUICK};
+    double regret = NAN;
+    s = effort == KS_EFFORT_VALIDATED ? ks_fit_validated(&cases, device, &options, &fitted, &regret)
+                                      : ks_fit(&cases, device, &options, &fitted);
     if (s == KS_OK) {
         ks_model_free(*model);
         *model = fitted;
     }
+    if (result) *result = (ks_refit_result){cases.count, cases.quarantined, regret};
     ks_cases_free(&cases);
     return s;
 }

@@ -12,8 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FOLDS = 5 };
-
 const char *ks_learner_name(ks_learner learner)
 {
     static const char *const names[] = {"gp", "cost", "ridge", "nearest"};
@@ -125,8 +123,8 @@ ks_status ks_fit_validated(const ks_cases *cases, const ks_device *device, const
     if (s != KS_OK) return s;
     (*model)->caution = 1;
     ks_heldout_open(&h, cases);
-    s = validate(cases, device, &(course){.like = *model, .origin = options->origin}, &(ks_split){.folds = FOLDS},
-                 &h);
+    s = validate(cases, device, &(course){.like = *model, .origin = options->origin},
+                 &(ks_split){.folds = KS_VALIDATION_FOLDS}, &h);
     if (s == KS_OK) {
         *regret = ks_cases_regret(&h.cases, h.chosen, NULL).mean;
         (*model)->caution = ks_heldout_caution(&h);

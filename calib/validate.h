@@ -23,6 +23,8 @@ typedef struct ks_split {
 ks_status ks_validate(const ks_cases *cases, const ks_device *device, ks_learner learner, const ks_origin *origin,
                       const ks_split *split, ks_heldout *out);
 
+enum { KS_VALIDATION_FOLDS = 5, KS_VALIDATED_FITS = KS_VALIDATION_FOLDS + 1 };
+
 /* ks_fit, and cross-validation by five folds with the length scales that it found. The mean regret goes to *regret (NaN if
  * there are too few cases), and the model's caution becomes what the held-out outcomes ask for. */
 ks_status ks_fit_validated(const ks_cases *cases, const ks_device *device, const ks_fit_options *options,

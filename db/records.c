@@ -237,6 +237,17 @@ void ks_records_close(ks_records *r)
     r->text = NULL;
 }
 
+/* Says what the whole header should be: who has another kind of file lacks more than one column. */
+static ks_status fail_missing(const ks_records *r, const char *const *names, int required, const char *missing)
+{
+    char what[256] = "is missing in the header, which must have ";
+    for (int i = 0; i < required; i++) {
+        const size_t used = strlen(what);
+        snprintf(what + used, sizeof what - used, "%s%s", i ? "," : "", names[i]);
+    }
+    return ks_records_fail(r, "column", missing, what);
+}
+
 ks_status ks_records_columns(const ks_records *r, const char *const *names, int count, int required, int *at)
 {
     for (int i = 0; i < count; i++) {
@@ -246,7 +257,7 @@ ks_status ks_records_columns(const ks_records *r, const char *const *names, int 
             if (at[i] >= 0) return ks_records_fail(r, "column", names[i], "appears twice in the header");
             at[i] = j;
         }
-        if (at[i] < 0 && i < required) return ks_records_fail(r, "column", names[i], "is missing in the header");
+        if (at[i] < 0 && i < required) return fail_missing(r, names, required, names[i]);
     }
     return KS_OK;
 }

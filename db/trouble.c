@@ -9,8 +9,7 @@
 static _Thread_local const char *remedy = "";
 
 static const char *const remedies[KS_NTROUBLES] = {
-    [KS_TROUBLE_MISSING] =
-        "nothing to repair: `ksauto calibrate` makes a store, and until then the shipped seeds serve",
+    [KS_TROUBLE_MISSING] = "`ksauto calibrate` makes one, and until then the shipped seeds serve",
     [KS_TROUBLE_PLACE] = "name another file (--db FILE, or the environment's KSAUTO_DB), or make way for this one",
     [KS_TROUBLE_FOREIGN] = "nothing is done to a file of another kind: name another one (--db FILE, or KSAUTO_DB)",
     [KS_TROUBLE_NEWER] = "use the ksauto that made it, or name another file (--db FILE, or KSAUTO_DB)",

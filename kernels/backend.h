@@ -3,6 +3,7 @@
 #ifndef KS_BACKEND_H
 #define KS_BACKEND_H
 
+#include "epilogue.h"
 #include "grad.h"
 #include "memory.h"
 
@@ -10,7 +11,7 @@
 extern "C" {
 #endif
 
-/* As the functions of memory.h, device.h and grad.h that are named likewise. */
+/* As the functions of memory.h, device.h, grad.h and epilogue.h that are named likewise. */
 typedef struct ks_backend_ops {
     int (*count)(const char **why);
     ks_status (*describe)(int index, ks_device *device);
@@ -41,6 +42,7 @@ typedef struct ks_backend_ops {
     ks_status (*grad_weights)(const ks_problem *problem, const ks_grad_args *args);
     ks_status (*transpose)(const ks_device *device, ks_type type, int64_t count, int64_t rows, int64_t columns,
                            const void *from, void *to, void *stream);
+    ks_status (*finish)(const ks_problem *problem, const ks_finish_args *args);
 } ks_backend_ops;
 
 /* The backend's table; NULL if this build lacks it. */

@@ -295,4 +295,5 @@ const ks_backend_ops ks_backend_cuda = {.count = count,
                                         .capturing = capturing,
                                         .grad_bytes = ks_cuda_grad_bytes,
                                         .grad_weights = ks_cuda_grad_weights,
-                                        .transpose = ks_cuda_transpose};
+                                        .transpose = ks_cuda_transpose,
+                                        .finish = ks_cuda_finish};

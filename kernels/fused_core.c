@@ -16,6 +16,7 @@
  * for float64 sums. Vectors are the compilers' vector extension; only transposes and half conversions name intrinsics. */
 #include "fused_core.h"
 #include "fused_dot.h"
+#include "fused_finish.h"
 #include "fused_pack.h"
 #include "fused_rows_task.h"
 #include "fused_tile.h"
@@ -60,6 +61,24 @@ INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t 
             tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, &here, y_next, x_next);
         }
     }
+}
+
+/* The epilogue on rows [j0, j0 + rows) of all blocks, still in cache and in the type of the sums. No part of task_of: there
+ * it would stand once for each type and layout. */
+static __attribute__((noinline)) void finish_tile(const ks_epilogue *e, const piece *t, int64_t j0, int64_t rows,
+                                                  real *y_tile)
+{
+    const ks_problem *p = t->p;
+    const int64_t blocks = t->ig * t->lg;
+    for (int64_t n = 0; n < t->n; n += t->stride)
+        for (int64_t g = 0; g < blocks; g++)
+            for (int64_t r = 0; r < rows; r++, y_tile += t->stride) {
+                const int64_t feature = ((t->i0 + g / t->lg) * p->b + j0 + r) * p->d + t->l0 + g % t->lg;
+                const char *bias = e->bias ? (const char *)e->bias + (size_t)feature * t->size : NULL;
+                const vec all = splat(bias ? widen_one(p->type, bias) : 0);
+                for (int64_t v = 0; v < t->stride && n + v < t->n; v += LANES)
+                    *(vec *)(y_tile + v) = finished(e, *(vec *)(y_tile + v), all);
+            }
 }
 
 INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int64_t index, int thread)
@@ -133,6 +152,7 @@ INLINE void task_of(ks_type type, ks_layout layout, const ks_fused_job *job, int
                     }
                 }
             }
+            if (job->epilogue) finish_tile(job->epilogue, &t, j0, rows, y_tile);
             if (layout == KS_BATCH_FIRST)
                 unpack_first(type, &t, job->y, j0, rows, y_tile);
             else
@@ -209,7 +229,7 @@ static void copy(char *to, const char *from, size_t bytes)
 #define TEXT2(isa)         #isa
 #define TEXT(isa)          TEXT2(isa)
 #ifdef KS_CORE_F64
-const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy};
+const ks_fused_core NAME2(ISA, _f64) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy, finish};
 #else
-const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy};
+const ks_fused_core NAME2(ISA, ) = {TEXT(ISA), LANES, ROWS, task, rows_task, copy, finish};
 #endif

@@ -35,8 +35,18 @@ typedef struct ks_fused_job {
     const ks_fused_plan *plan;
     const void *x, *k;
     void *y;
-    char *scratch; /* threads * (x_bytes + y_bytes + k_bytes), 64-byte aligned */
+    char *scratch;               /* threads * (x_bytes + y_bytes + k_bytes), 64-byte aligned */
+    const ks_epilogue *epilogue; /* NULL: none */
 } ks_fused_job;
+
+/* One run of outputs, from the product to y, which may be the same; all at any alignment. */
+typedef struct ks_finish_run {
+    const ks_epilogue *epilogue;
+    const void *product, *bias; /* bias NULL: none */
+    void *y;
+    bool bias_runs; /* a value of the bias for each output; else one for all */
+    int64_t count;
+} ks_finish_run;
 
 typedef struct ks_fused_core {
     const char *isa;
@@ -44,6 +54,7 @@ typedef struct ks_fused_core {
     void (*task)(void *job, int64_t index, int thread);      /* of a ks_fused_job */
     void (*rows_task)(void *job, int64_t index, int thread); /* of a ks_rows_job (fused_rows.h) */
     void (*copy)(char *to, const char *from, size_t bytes);  /* past the caches; `to` aligned to 64 */
+    void (*finish)(ks_type type, const ks_finish_run *run);
 } ks_fused_core;
 
 /* The best core for this machine and type. */

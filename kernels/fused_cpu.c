@@ -15,7 +15,8 @@ enum {
     GROUP_BYTES = 1024,
     LINE_BYTES = 64,
     TASKS_PER_THREAD = 16,
-    FEW_TASKS = 2
+    FEW_TASKS = 2,
+    L2_WAYS = 16
 };
 
 const ks_fused_core *ks_fused_core_for(ks_type type)
@@ -97,10 +98,12 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->n_task = ks_ceil_div(tiles, ks_min(tiles, ks_ceil_div(wanted, groups))) * plan->n_group;
     plan->tasks_n = ks_ceil_div(p->batch, plan->n_task);
     /* Reading X where it lies, time and again, wants rows that start on lines and do not all fall on the same sets of the
-     * cache. */
-    const int64_t step = p->d * p->batch * size;
-    const bool apart = step % LINE_BYTES == 0 && step % PAGE_BYTES != 0;
-    plan->direct = !first && !plan->dot && size == real && (p->b <= core->rows || apart);
+     * cache: neither on those of L1 nor, where a tile takes little of each, half of L2's ways on the few that are left. */
+    const int64_t step = p->d * p->batch * size, even = step & -step;
+    const bool crowded = step % PAGE_BYTES == 0 || (p->c * even > l2 / L2_WAYS * (L2_WAYS / 2) &&
+                                                    4 * plan->lg * plan->n_group <= p->d * p->batch);
+    plan->direct =
+        !first && !plan->dot && size == real && (p->b <= core->rows || (step % LINE_BYTES == 0 && !crowded));
     plan->direct_y = !first && !plan->dot && size == real;
     /* Rows of K are shared out where there are too few tasks; among few and unequal ones, where no packing is done twice. */
     const int64_t so_far = groups * plan->tasks_n, least = (int64_t)device->units * (plan->direct ? FEW_TASKS : 1);
@@ -175,10 +178,11 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if (plan.stream) plan.own_y = false;
     if ((uintptr_t)args->x % ks_type_bytes(p->type) != 0) plan.direct = false;
     if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;
-    ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace};
+    if (args->epilogue) plan.direct_y = false; /* it is applied to tiles before they leave for y */
+    ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace, args->epilogue};
     ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p),
                 ks_fused_core_for(p->type)->task, &job);
     return KS_OK;
 }
 
-const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 2, supports, workspace_bytes, cost_terms, run};
+const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 3, supports, workspace_bytes, cost_terms, run};

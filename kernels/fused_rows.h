@@ -23,7 +23,8 @@ typedef struct ks_rows_job {
     const ks_rows_plan *plan;
     const void *x, *k;
     void *y;
-    char *scratch; /* threads * (k_bytes + x_bytes), 64-byte aligned */
+    char *scratch;               /* threads * (k_bytes + x_bytes), 64-byte aligned */
+    const ks_epilogue *epilogue; /* NULL: none */
 } ks_rows_job;
 
 #endif

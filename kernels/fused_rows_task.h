@@ -3,6 +3,7 @@
 #ifndef KS_FUSED_ROWS_TASK_H
 #define KS_FUSED_ROWS_TASK_H
 
+#include "fused_finish.h"
 #include "fused_rows.h"
 #include "fused_vector.h"
 
@@ -128,8 +129,36 @@ INLINE void order_weights(ks_type type, const ks_rows_job *job, int64_t i, real 
     }
 }
 
-/* ROWS samples of one super-block, whose outputs start at t->y. */
-INLINE void multiply_rows(const ks_rows_job *job, row_tile *t)
+/* The epilogue: a register tile's sums come by way of a few lines that stay in L1. What a vector has in common with the one
+ * before it is computed, and written, twice alike. */
+static __attribute__((noinline)) void finish_row_tile(const ks_rows_job *job, const row_tile *t, int64_t i,
+                                                      int64_t from, int64_t vecs)
+{
+    const ks_epilogue *e = job->epilogue;
+    const ks_type type = t->type;
+    const size_t size = ks_type_bytes(type);
+    real sums[ROWS * ROW_VECS * LANES] __attribute__((aligned(VECTOR_BYTES)));
+    row_tile here = *t;
+    here.type = sizeof(real) == 8 ? KS_F64 : KS_F32, here.stream = false;
+    here.y = (char *)sums, here.y_sample = (size_t)vecs * VECTOR_BYTES;
+    for (int64_t v = 0; v < vecs; v++) here.y_at[v] = (size_t)v * VECTOR_BYTES;
+    row_tiles[__builtin_ctzll((unsigned long long)job->problem->d)][vecs - 1](&here);
+    for (int64_t v = 0; v < vecs; v++) {
+        const size_t feature = (size_t)(i * job->problem->b * job->problem->d + row_start(job->problem, from + v));
+        const vec bias = e->bias ? widen(type, (const char *)e->bias + feature * size, LANES) : splat(0);
+        for (int r = 0; r < ROWS; r++) {
+            const vec done = finished(e, *(const vec *)(sums + (r * vecs + v) * LANES), bias);
+            char *to = t->y + (size_t)r * t->y_sample + t->y_at[v];
+            if (t->stream)
+                stream(to, done);
+            else
+                narrow(type, to, done, LANES);
+        }
+    }
+}
+
+/* ROWS samples of super-block i, whose outputs start at t->y. */
+INLINE void multiply_rows(const ks_rows_job *job, row_tile *t, int64_t i)
 {
     const int64_t count = row_tile_count(job->plan);
     for (int64_t tile = 0; tile < count; tile++) {
@@ -140,7 +169,10 @@ INLINE void multiply_rows(const ks_rows_job *job, row_tile *t)
             if ((uintptr_t)(t->y + t->y_at[v]) % VECTOR_BYTES != 0) t->stream = false;
         }
         t->first = (int)(tile * ROWS / count), t->last = (int)((tile + 1) * ROWS / count);
-        row_tiles[__builtin_ctzll((unsigned long long)job->problem->d)][vecs - 1](t);
+        if (job->epilogue)
+            finish_row_tile(job, t, i, from, vecs);
+        else
+            row_tiles[__builtin_ctzll((unsigned long long)job->problem->d)][vecs - 1](t);
         t->k += vecs * LANES * t->count;
     }
 }
@@ -188,7 +220,7 @@ INLINE void rows_task_of(ks_type type, const ks_rows_job *job, int64_t index, in
         t.y = (char *)job->y + (size_t)n * t.y_sample + (size_t)(i0 * y_block) * size;
         t.k = k;
         for (int64_t i = i0; i < i1; i++) {
-            multiply_rows(job, &t);
+            multiply_rows(job, &t, i);
             t.ahead += (size_t)x_block * size;
             t.x += (size_t)x_block * sizeof(real);
             t.y += (size_t)y_block * size;

@@ -30,6 +30,7 @@ typedef struct ks_run_args {
     void *y;
     void *workspace; /* 64-byte aligned, 256 on CUDA; at least workspace_bytes(problem, device) */
     void *stream;
+    const ks_epilogue *epilogue; /* NULL for rows that do not finish; beta is 0: y is never read */
 } ks_run_args;
 
 typedef struct ks_kernel {
@@ -53,6 +54,9 @@ ks_status ks_kernel_add(const ks_kernel *kernel);
 
 /* The kernel of that name, or NULL. */
 const ks_kernel *ks_kernel_find(const char *name);
+
+/* Whether the row applies args->epilogue itself; behind the others the backend's finish (epilogue.h) does. */
+bool ks_kernel_finishes(const ks_kernel *kernel);
 
 enum { KS_MAX_KERNELS = KS_MAX_CANDIDATES };
 

@@ -220,4 +220,5 @@ const ks_backend_ops ks_backend_cpu = {.count = count,
                                        .capturing = capturing,
                                        .grad_bytes = ks_cpu_grad_bytes,
                                        .grad_weights = ks_cpu_grad_weights,
-                                       .transpose = ks_cpu_transpose};
+                                       .transpose = ks_cpu_transpose,
+                                       .finish = ks_cpu_finish};

@@ -54,6 +54,11 @@ const ks_kernel *ks_kernel_find(const char *name)
     return NULL;
 }
 
+bool ks_kernel_finishes(const ks_kernel *kernel)
+{
+    return kernel == &ks_fused_cpu || kernel == &ks_fused_cpu_rows;
+}
+
 int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_kernel *out[KS_MAX_KERNELS])
 {
     int count = 0;

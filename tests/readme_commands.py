@@ -1,12 +1,14 @@
-"""Every command that the README shows is run, and what it shows of their output has the form of what they print.
+"""Every command that the README and its pages show is run, and what they show of their output has the form of what they print.
 
     python3 readme_commands.py SOURCE_DIR PATH_TO_KSAUTO
 
 Commands of ```console blocks are run one after the other in a scratch folder with the files they name; what would take minutes is
 made shorter (SHORTER). Numbers, kernels and devices are other ones on every machine, so output is compared with those blotted
 out, as a set of lines. Commands of ```sh blocks are those of KNOWN, each with the test that runs it. The figures of the picture
-are compared with what the command computes from the shipped measurements now. KSAUTO_TEST_QUICK=1 leaves out what measures.
+are compared with what the command computes from the shipped measurements now, and those of the CPU with the page that has them in
+full; links must lead somewhere. KSAUTO_TEST_QUICK=1 leaves out what measures.
 """
+import glob
 import json
 import os
 import re
@@ -100,15 +102,49 @@ def run_console(readme, ksauto, folder, quick):
     return failures + (not count)
 
 
-def check_known(readme, source):
+def check_known(page, source):
     failures = 0
-    for block in blocks(readme, "sh"):
+    for block in blocks(page, "sh"):
         for line in block.splitlines():
             command = re.sub(r"\s+# .*", "", line).strip()
             if command and not os.path.exists(os.path.join(source, KNOWN.get(command, "none"))):
-                print("FAILED: no test runs the README's '%s'" % command)
+                print("FAILED: no test runs '%s'" % command)
                 failures += 1
     return failures
+
+
+def anchors(page):
+    """Of its headings, as they are made on the usual sites."""
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in re.findall(r"^#+ (.*)", page, flags=re.M)}
+
+
+def check_links(path, page):
+    failures = 0
+    for link in re.findall(r"\[[^\]]*\]\(([^)]*)\)", page):
+        place, _, anchor = link.partition("#")
+        target = os.path.join(os.path.dirname(path), place) if place else path
+        if place.startswith("http"):
+            continue
+        if not os.path.exists(target):
+            print("FAILED: %s leads to %s, which is not there" % (path, link))
+            failures += 1
+        elif anchor:
+            with open(target, encoding="utf-8") as file:
+                if anchor not in anchors(file.read()):
+                    print("FAILED: %s leads to %s, where no such heading is" % (path, link))
+                    failures += 1
+    return failures
+
+
+def check_policies(readme, tools):
+    """The front page's rows of the CPU are what the page of the command shows in full."""
+    table = re.search(r"^    (f32 +first.*?)\n\n", tools, flags=re.S | re.M).group(1)
+    means = [re.search(r"(?:advisor|always fused|always bmm|ratio>=\S*) +([\d.]+) %", line).group(1) for line in table.splitlines()]
+    said = re.findall(r"^\| Xeon, batch-(?:first|last) \|(.*)\|$", readme, flags=re.M)
+    if [re.findall(r"[\d.]+", row) for row in said] == [means[:4], means[4:]]:
+        return 0
+    print("FAILED: the README's rows of the Xeon are not those of tools/README.md: %s" % means)
+    return 1
 
 
 def check_picture(readme, source, ksauto, folder):
@@ -139,19 +175,23 @@ def check_picture(readme, source, ksauto, folder):
 def main():
     source, ksauto = map(os.path.abspath, sys.argv[1:3])
     quick = bool(os.environ.get("KSAUTO_TEST_QUICK"))
-    with open(os.path.join(source, "README.md"), encoding="utf-8") as file:
-        readme = file.read()
+    pages = {}
+    for path in ["README.md", *glob.glob("*/README.md", root_dir=source), "tools/python/README.md"]:
+        with open(os.path.join(source, path), encoding="utf-8") as file:
+            pages[path] = file.read()
+    readme, tools = pages["README.md"], pages["tools/README.md"]
     with tempfile.TemporaryDirectory() as folder:
         furnish(folder, ksauto)
-        failures = run_console(readme, ksauto, folder, quick) + check_known(readme, source)
+        failures = run_console(readme + tools, ksauto, folder, quick) + check_policies(readme, tools)
         if not quick:
             failures += check_picture(readme, source, ksauto, folder)
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)]*)\)", readme):
-        if not os.path.exists(os.path.join(source, picture)):
-            print("FAILED: the README shows %s, which is not there" % picture)
+    for path, page in pages.items():
+        failures += check_known(page, source) + check_links(os.path.join(source, path), page)
+        if "```console" in page and page not in (readme, tools):
+            print("FAILED: nobody runs the commands that %s shows" % path)
             failures += 1
     if not failures:
-        print("readme: its commands run, and print what it shows")
+        print("readme: its commands run, and print what it shows; the links of %d pages lead somewhere" % len(pages))
     sys.exit(failures > 0)
 
 

@@ -280,7 +280,7 @@ static void test_design_prefers_the_unknown(void **state)
     double mean, sum = 0;
     (void)state;
     for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) m->length[d] = d == 4 ? 2 : 1e6f;
-    m->points = 8;
+    m->points = m->problems = 8;
     for (int i = 0; i < 8; i++) m->input[4][i] = (float)i / m->length[4];
     for (int q = 0; q < 2; q++) {
         m->kernel[q].signal = 0.25;
@@ -297,7 +297,7 @@ static void test_design_prefers_the_unknown(void **state)
     }
     assert_in_range(beyond, 19, 20);
     /* Once everything is known there is less to win anywhere. */
-    m->points = 16;
+    m->points = m->problems = 16;
     for (int i = 8; i < 16; i++) m->input[4][i] = (float)i / m->length[4];
     for (int q = 0; q < 2; q++)
         for (int i = 0; i < 16; i++) m->kernel[q].measured[i] = true;

@@ -70,7 +70,15 @@ expect 0 --version; said ksauto; quiet
 expect 0 --help; said advise calibrate fit evaluate bench matmul db devices --db --json; quiet
 misuse advise calibrate matmul -- ; says missing
 misuse nonsense advise db -- nonsense
+misuse "did you mean 'advise'" -- advize 1,2,3,4 --batch 4
+misuse "did you mean 'calibrate'" -- calibarte
+misuse "did you mean 'info'" -- db infos
+misuse "did you mean '--batch'" -- advise 1,2,3,4 --bacth=4
+misuse "unknown command 'xy'; valid" -- xy
 misuse --nonsense --db -- --nonsense
+expect 0 help; said advise calibrate; quiet
+expect 0 help db import; said "ksauto db import"; quiet
+misuse "did you mean 'bench'" -- help bensh
 misuse --db -- --db
 misuse "--db ''" -- --db '' devices
 for name in advise matmul pin db devices calibrate; do expect 0 $name --help; said Usage --db --json; quiet; done
@@ -215,7 +223,7 @@ expect 0 db path --db there.db --json; json; holds '.path == "there.db"'
 checks=$((checks + 1)); last="KSAUTO_DB=env.db ksauto db path"; KSAUTO_DB=env.db "$ksauto" db path >out 2>err; said env.db
 expect 1 --db none.db db info; says none.db; silent
 [ ! -e none.db ] || fail "$last: made a store by looking for it"
-expect 1 --db bad.db db info; says bad.db
+expect 1 --db bad.db db info; says bad.db "What helps" --db
 expect 1 --db bad.db db check; says bad.db; said "not a ksauto store" "name another one"
 expect 1 --db none.db db check; says none.db; said "No such file" "ksauto calibrate"
 expect 1 --db none.db db check --json; json; holds '.ok == false and (.findings | length) == 1 and (.remedy | length) > 9'
@@ -415,7 +423,7 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     holds '.schema_version == 1 and .measured > 0 and .copy_bytes_per_s > 0 and (.configs|length) == 2'
     holds '[.configs[] | .regret.mean >= 0 and .static.always_fused.max >= .static.always_fused.median and .problems > 0] | all'
     expect 0 --db cal.db calibrate --budget 3s --layout first --progress
-    says "measured" "s left" "expected regret"; said advisor "always fused" "always bmm" "ratio>="
+    says "measured" "s left" "regret"; said advisor "always fused" "always bmm" "ratio>="
     checks=$((checks + 1)); last="ksauto calibrate, interrupted"
     : >err
     "$ksauto" --db cal.db calibrate --budget 300s --layout last --progress >out 2>err &
@@ -445,13 +453,13 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     unset OPENBLAS_CORETYPE
     expect 0 --db cal.db calibrate --budget 2s --layout first
     expect 0 --db cal.db db info --json; json; holds '.stale == []'
-    expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none
-    misuse --device nosuch -- --db cal.db calibrate --device nosuch --budget 1s
+    expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none "What helps" --db
+    misuse --device nosuch "ksauto devices" -- --db cal.db calibrate --device nosuch --budget 1s
 
     # Fresh problems: the seed's own, as many as asked for, and none of it is stored.
     problems='[.rows[].problem]'
     expect 0 --db cal.db db export --out before.csv
-    expect 0 --db cal.db bench --random 5 --seed 3 --csv fresh.csv; quiet; said "auto takes" "f32 first" "f32 last"
+    expect 0 --db cal.db bench --random 5 --seed 3 --csv fresh.csv; quiet; said "auto takes" "f32, batch-first" "f32 last"
     expect 0 --db cal.db bench --random 5 --seed 3 --json; json; cp out again.json
     holds "($problems | length) == 5 and ($problems | unique | length) > 3"
     holds '([.rows[] | select(.problem.layout == "first")] | length) == 2 and ([.rows[].problem.dtype] | unique) == ["f32"]'

@@ -48,6 +48,11 @@ static ks_status use_context(const char *path)
     /* The product itself is owed whenever some kernel needs no memory. */
     const ks_status product = ks_auto_matmul(ctx, &usual, x, k, y, NULL);
     if (product != KS_OK || memcmp(y, right, sizeof y) != 0) s = KS_ERR_WRONG_RESULT;
+    /* One that is to be added needs room for itself, and leaves y alone if there is none. */
+    memcpy(y, right, sizeof y);
+    const ks_status sum = ks_matmul_with(ctx, &usual, "auto", x, k, y, &(ks_epilogue){.alpha = 1, .beta = 1}, NULL);
+    if ((sum == KS_OK) == (memcmp(y, right, sizeof y) == 0)) s = KS_ERR_WRONG_RESULT;
+    if (s == KS_OK) s = sum;
     ks_close(ctx);
     return s == KS_OK ? failure : s;
 }
@@ -284,7 +289,7 @@ static int set_up(void **state)
     for (size_t i = 0; i < sizeof x / sizeof *x; i++) x[i] = (float)rng_below(&r, 9) - 4;
     for (size_t i = 0; i < sizeof k / sizeof *k; i++) k[i] = (float)rng_below(&r, 9) - 4;
     ks_model *m = known_model(KS_F32, KS_BATCH_FIRST, kernels, 2);
-    m->points = 3;
+    m->points = m->problems = 3;
     model_text = ks_model_print(m);
     ks_model_free(m);
     if (!model_text || asprintf(&seed_text,

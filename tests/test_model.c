@@ -2,6 +2,7 @@
  *
  * Learning is tested on laws of our own (known costs times a smooth function of the log sizes), where the right answer is
  * known to any accuracy; probabilities against Monte Carlo; policies against tables worked out by hand. */
+#include "cholesky.h"
 #include "knowledge.h"
 #include "measure.h"
 #include "validate.h"
@@ -123,6 +124,100 @@ static void test_learns_a_law(void **state)
     ks_cases_free(&unseen);
 }
 
+/* The error of the logarithm of a time, over all kernels of the cases. */
+static double mean_error(const ks_cases *cases, const ks_model *model)
+{
+    double sum = 0;
+    for (int i = 0; i < cases->count; i++) {
+        ks_prediction out[2];
+        ks_model_predict(model, &device, &cases->items[i].problem, cases->kernel, 2, false, out);
+        for (int q = 0; q < 2; q++) sum += fabs(out[q].log_time - log(cases->items[i].value[q]));
+    }
+    return sum / (2 * cases->count);
+}
+
+/* Of noisy measurements the points alone know less than all do together, and what is fitted to all survives print and parse. */
+static void test_condense(void **state)
+{
+    table t = {0}, fresh = by_law(12, 200);
+    rng r = rng_make(11, 0);
+    ks_cases cases, unseen;
+    ks_model *few, *all, *again;
+    for (int i = 0; i < 4 * KS_MODEL_POINTS; i++) {
+        const ks_problem p = draw(&r);
+        for (int q = 0; q < 2; q++) put(&t, &p, q, law(q, &p) * exp(0.3 * (rng_unit(&r) + rng_unit(&r) - 1)));
+    }
+    make_cases(&t, &cases);
+    make_cases(&fresh, &unseen);
+    (void)state;
+    assert_int_equal(ks_fit(&cases, &device, &(ks_fit_options){.points_only = true}, &few), KS_OK);
+    assert_int_equal(ks_fit(&cases, &device, NULL, &all), KS_OK);
+    assert_int_equal(few->problems, few->points);
+    assert_int_equal(all->points, few->points);
+    assert_int_equal(all->problems, cases.count);
+    const double by_few = mean_error(&unseen, few), by_all = mean_error(&unseen, all);
+    print_message("mean error by the points %.3g, by all measurements %.3g\n", by_few, by_all);
+    assert_true(by_all < 0.8 * by_few);
+    char *json = ks_model_print(all);
+    assert_non_null(json);
+    assert_int_equal(ks_model_parse(json, &again), KS_OK);
+    assert_int_equal(again->problems, all->problems);
+    assert_true(fabs(mean_error(&unseen, again) - by_all) < 1e-3);
+    /* What a point lends to another device is what all say of it, not its one noisy measurement, off by 0.1. */
+    const int q = strcmp(all->kernel[0].name, names[1]) == 0;
+    double lent = 0;
+    for (int i = 0; i < all->points; i++) {
+        const ks_problem p = ks_model_point(all, i);
+        lent += fabs(log(ks_model_point_value(all, 0, i, &device) / law(q, &p))) / all->points;
+    }
+    print_message("error of what a point lends %.3g\n", lent);
+    assert_true(lent < 0.08);
+    free(json);
+    ks_model_free(few), ks_model_free(all), ks_model_free(again);
+    ks_cases_free(&cases), ks_cases_free(&unseen);
+}
+
+/* L L' is the matrix, L L' x the right side; a matrix that is not positive definite is refused. */
+static void test_cholesky(void **state)
+{
+    enum { N = 83 }; /* beyond one round of the unrolled sums, and no multiple of it */
+    double matrix[N * (N + 1) / 2], factor[N * (N + 1) / 2], x[N], right[N], forward[N], root[N][N], log_det = 0;
+    rng r = rng_make(21, 0);
+    (void)state;
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++) root[i][j] = rng_unit(&r) - 0.5 + (i == j ? 2 : 0);
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j <= i; j++) {
+            double sum = 0;
+            for (int k = 0; k < N; k++) sum += root[i][k] * root[j][k];
+            matrix[ks_packed_count(i) + (size_t)j] = sum;
+        }
+    memcpy(factor, matrix, sizeof factor);
+    assert_true(ks_cholesky(factor, N));
+    for (int i = 0; i < N; i++) {
+        log_det += 2 * log(factor[ks_packed_count(i) + (size_t)i]);
+        for (int j = 0; j <= i; j++) {
+            double sum = 0;
+            for (int k = 0; k <= j; k++)
+                sum += factor[ks_packed_count(i) + (size_t)k] * factor[ks_packed_count(j) + (size_t)k];
+            assert_true(fabs(sum - matrix[ks_packed_count(i) + (size_t)j]) < 1e-9);
+        }
+        right[i] = x[i] = forward[i] = rng_unit(&r);
+    }
+    assert_true(fabs(ks_cholesky_log_det(factor, N) - log_det) < 1e-9);
+    ks_cholesky_forward(factor, N, forward);
+    ks_cholesky_solve(factor, N, x);
+    for (int i = 0; i < N; i++) {
+        double by_matrix = 0, by_factor = 0;
+        for (int j = 0; j < N; j++)
+            by_matrix += matrix[j <= i ? ks_packed_count(i) + (size_t)j : ks_packed_count(j) + (size_t)i] * x[j];
+        for (int j = 0; j <= i; j++) by_factor += factor[ks_packed_count(i) + (size_t)j] * forward[j];
+        assert_true(fabs(by_matrix - right[i]) < 1e-8 && fabs(by_factor - right[i]) < 1e-9);
+    }
+    matrix[ks_packed_count(N - 1) + N - 1] = -1;
+    assert_false(ks_cholesky(matrix, N));
+}
+
 /* More cases than a model keeps, and fewer than it needs. */
 static void test_many_cases(void **state)
 {
@@ -136,6 +231,7 @@ static void test_many_cases(void **state)
     assert_true(cases.count > KS_MODEL_POINTS);
     assert_int_equal(ks_fit(&cases, &device, &quick, &model), KS_OK);
     assert_int_equal(model->points, KS_MODEL_POINTS);
+    assert_int_equal(model->problems, cases.count);
     ks_cases_choose(&cases, &device, model, chosen);
     assert_true(ks_cases_regret(&cases, chosen, NULL).mean < 0.005);
     ks_model_free(model);
@@ -449,6 +545,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_learns_a_law), cmocka_unit_test(test_many_cases),
+        cmocka_unit_test(test_condense),     cmocka_unit_test(test_cholesky),
         cmocka_unit_test(test_deviations),   cmocka_unit_test(test_terms),
         cmocka_unit_test(test_supports),     cmocka_unit_test(test_grouping),
         cmocka_unit_test(test_quarantine),   cmocka_unit_test(test_nothing_to_quarantine),

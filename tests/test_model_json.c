@@ -85,6 +85,9 @@ static void test_malformed(void **state)
         {"\"points\":2", "\"points\":2,\"caution\":0", "caution"},
         {"\"points\":2", "\"points\":2,\"caution\":11", "caution"},
         {"\"points\":2", "\"points\":2,\"caution\":\"1\"", "caution"},
+        {"\"points\":2", "\"points\":2,\"problems\":1", "problems"},
+        {"\"points\":2", "\"points\":2,\"problems\":1e10", "problems"},
+        {"\"points\":2", "\"points\":2,\"problems\":\"2\"", "problems"},
         {"\"points\":2", "\"points\":2,\"borrowed\":3", "borrowed"},
         {"\"points\":2", "\"points\":2,\"borrowed\":-1", "borrowed"},
         {"\"points\":2", "\"points\":2,\"apart\":-1", "apart"},
@@ -225,6 +228,7 @@ static void assert_same_predictions(const ks_model *m, const ks_model *n)
     rng r = rng_make(1, 1);
     const problem_bounds bounds = {.hi = {.a = 64, .b = 512, .c = 512, .d = 64, .batch = 4096}};
     assert_int_equal(m->points, n->points);
+    assert_int_equal(m->problems, n->problems);
     assert_true(m->caution == n->caution);
     assert_int_equal(m->borrowed, n->borrowed);
     assert_true(fabsf(m->apart - n->apart) < 1e-6f);
@@ -253,7 +257,7 @@ static ks_model *large_model(void)
         {"fused.cpu", KS_FUSED, 1e-6}, {"bmm.cpu.permute", KS_BMM, 3e-6}, {"x.y", KS_BMM, 1}};
     ks_model *m = known_model(KS_BF16, KS_BATCH_LAST, kernels, 3);
     rng r = rng_make(9, 9);
-    m->objective = KS_ENERGY, m->points = 300, m->caution = 1.75;
+    m->objective = KS_ENERGY, m->points = 300, m->problems = 1000, m->caution = 1.75;
     m->borrowed = 100, m->apart = 0.375f;
     for (int d = 0; d < KS_MODEL_DIMS; d++) {
         m->length[d] = (float)(0.7 + 3 * rng_unit(&r));

@@ -56,5 +56,8 @@ answered=$(($(date +%s) - began))
 grep -q 'P(fused faster)' "$work/out" || { echo "FAILED: '$next' gives no advice" >&2; exit 1; }
 types 'cmake --install build/quickstart --prefix /usr/local && ldconfig'
 types 'ksauto advise 1,192,48,2 --batch 25088'
+# shellcheck disable=SC2016
+types 'sed -n "/^#include <ksauto.h>/,/^}/p" README.md >your_program.c &&
+    cc your_program.c -o your_program $(pkg-config --cflags --libs ksauto) && ./your_program'
 types 'ksauto advise --search 1024x4096 --params 10%'
 echo "newcomer: the first advice came after $answered s"

@@ -1,12 +1,12 @@
 #!/bin/sh
-# The README's C programs do what the README says: they are taken from there as they stand, compiled and run. So is the kernel
-# that kernels/README.md has as its example.
+# The C programs of README.md and advisor/README.md do what these say: they are taken from there as they stand, compiled and run.
+# So is the kernel that kernels/README.md has as its example.
 #
 #     sh test_readme.sh SOURCE_DIR BUILD_OR_PREFIX [CUDA_LIBRARIES CUDA_HEADERS...]
 #
 # BUILD_OR_PREFIX has libksauto.so in it, or in its lib folder; the header is the installed one if there is one,
-# else SOURCE_DIR's. The first program, a block that opens with ```c, runs anywhere. The second is for a GPU: it is compiled
-# and run only if the folders of CUDA are given, and where there is no GPU it must say so and end with 1.
+# else SOURCE_DIR's. README.md's program, a block that opens with ```c, runs anywhere. advisor/README.md's is for a GPU: it is
+# compiled and run only if the folders of CUDA are given, and where there is no GPU it must say so and end with 1.
 set -u
 LC_ALL=C
 export LC_ALL
@@ -38,26 +38,25 @@ include=$tree/include
 [ -f "$include/ksauto.h" ] || include=$source/advisor
 loads=$libdir
 
-# program NUMBER OPTION...: takes the README's program of that number, compiles and runs it; its exit code is in $code.
+# program PAGE OPTION...: takes the page's one C program, compiles and runs it; its exit code is in $code.
 program() {
-    number=$1
+    page=$1
     shift
     # shellcheck disable=SC2016
-    awk -v number="$number" '/^```c[[:space:]]*$/ { inside = ++blocks == number; next } /^```/ { inside = 0 } inside' \
-        "$source/README.md" >"$work/readme.c"
+    awk '/^```c[[:space:]]*$/ { inside = ++blocks == 1; next } /^```/ { inside = 0 } inside' "$source/$page" >"$work/readme.c"
     # shellcheck disable=SC2016
-    [ -s "$work/readme.c" ] || fail "README.md has no C program number $number, that is no such block that opens with"' ```c'
-    grep -q 'main *(' "$work/readme.c" || fail "C block $number of README.md is no whole program: it has no main"
+    [ -s "$work/readme.c" ] || fail "$page has no C program, that is no block that opens with"' ```c'
+    grep -q 'main *(' "$work/readme.c" || fail "the C block of $page is no whole program: it has no main"
     lines=$(grep -c '[^[:space:]]' "$work/readme.c")
     "${CC:-cc}" -std=c17 -Wall -Wextra -Werror -I "$include" "$work/readme.c" -o "$work/readme" -L "$libdir" -lksauto -lm "$@" ||
-        fail "program $number in README.md ($lines lines) does not compile"
+        fail "the program in $page ($lines lines) does not compile"
     (cd "$work" && KSAUTO_DB=$work/store.db LD_LIBRARY_PATH=$loads ./readme >out 2>err </dev/null)
     code=$?
     cat "$work/out" "$work/err"
 }
 
-program 1
-[ $code -eq 0 ] || fail "program 1 in README.md ends with exit code $code"
+program README.md
+[ $code -eq 0 ] || fail "the program in README.md ends with exit code $code"
 echo "readme: the program of $lines lines compiles and runs"
 
 # The worked example of kernels/README.md: it compiles as a kernel of this library, and its row does what the page says of it.
@@ -102,11 +101,11 @@ for folder; do
     shift
     set -- "$@" -isystem "$folder"
 done
-program 2 "$@" -L "$cuda_libraries" -lcudart
+program advisor/README.md "$@" -L "$cuda_libraries" -lcudart
 if [ $code -eq 1 ] && grep -qE 'no NVIDIA driver|no CUDA device|NVIDIA driver is for' "$work/out" "$work/err"; then
     echo "readme: the program of $lines lines for a GPU compiles, and says why it cannot run here"
 elif [ $code -eq 0 ]; then
     echo "readme: the program of $lines lines for a GPU compiles and runs"
 else
-    fail "program 2 in README.md ends with exit code $code"
+    fail "the program in advisor/README.md ends with exit code $code"
 fi

@@ -52,9 +52,9 @@ grep -q /dev/null/x "$work/err" || fail "it does not name the folder it cannot m
 if "$ksauto" report --out "$work/no" --device "$device" --dtype f64 >"$work/out" 2>"$work/err"; then fail "f64 has no rows"; fi
 grep -q 'too little is measured' "$work/err" || fail "it does not say that nothing of f64 is measured"
 
-# Alternative texts, contrast, no network; by the page's own text.
+# Alternative texts, contrast, no network; by the page's own text and the pictures'.
 cat >"$work/look.py" <<'END'
-import html.parser, re, sys
+import html.parser, os, re, sys
 text = open(sys.argv[1], encoding="utf-8").read()
 problems = []
 class Look(html.parser.HTMLParser):
@@ -94,10 +94,48 @@ if len(colours) < 5: problems.append("the style's colours were not found")
 for colour in colours:
     full = colour if len(colour) == 7 else "#" + "".join(c * 2 for c in colour[1:])
     if 1.05 / (light(full) + 0.05) < 4.5: problems.append("%s on white is too pale" % colour)
+def contrast(colour):
+    return 1.05 / (light(colour) + 0.05)
+def hexadecimal(rgb):
+    return "#%02x%02x%02x" % tuple(int(part) for part in re.findall(r"\d+", rgb))
+
+# In a picture text needs 4.5 on white, lines and points 3. What needs less: the grid, which only guides the eye; rings of white
+# around points; filled areas, of which the colour scale's pale middle means "a tie" and others have an outline.
+RGB = r"rgb\([\d, ]+\)"
+def look_at(picture):
+    svg = open(picture, encoding="utf-8").read()
+    texts = {hexadecimal(c) for c in re.findall(r'stroke="none" fill="(%s)" font-family' % RGB, svg)}
+    marks = {hexadecimal(c) for line in svg.splitlines() if "gridline" not in line
+             for c in re.findall(r"(?:stroke|color)\s*=\s*[\"'](%s)" % RGB, line)} - {"#ffffff"}
+    if not texts or not marks: problems.append("%s: no colours were found" % picture)
+    problems.extend("%s: text in %s is too pale" % (picture, c) for c in texts if contrast(c) < 4.5)
+    problems.extend("%s: a mark in %s is too pale" % (picture, c) for c in marks if contrast(c) < 3)
+    if "<title>Gnuplot" in svg: problems.append("%s has no title of its own" % picture)
+    return marks
+
+# As Machado, Oliveira and Fernandes (2009) have people see who lack one kind of cones; on linear light.
+KINDS = {"protan": (0.152286, 1.052583, -0.204868, 0.114503, 0.786281, 0.099216, -0.003882, -0.048116, 1.051998),
+         "deutan": (0.367322, 0.860646, -0.227968, 0.280085, 0.672501, 0.047413, -0.011820, 0.042940, 0.968881),
+         "tritan": (1.255528, -0.076749, -0.178779, -0.078411, 0.930809, 0.147602, 0.004733, 0.691367, 0.303900)}
+def lab(colour, kind):
+    linear = [((v / 255 + 0.055) / 1.055) ** 2.4 if v > 10 else v / 255 / 12.92 for v in bytes.fromhex(colour[1:])]
+    seen = [min(1, max(0, sum(KINDS[kind][3 * i + j] * linear[j] for j in range(3)))) for i in range(3)]
+    x, y, z = (sum(w * v for w, v in zip(row, seen)) ** (1 / 3) for row in (
+        (0.4339, 0.3762, 0.1899), (0.2126, 0.7152, 0.0722), (0.0178, 0.1095, 0.8727)))
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+marks = set.union(*(look_at(picture) for picture in sys.argv[2:]))
+fused, bmm = "#005b96", "#b04a00" # the two that nothing but colour tells apart; lines have dashes
+if not {fused, bmm} <= marks: problems.append("fused and bmm have other colours than those that are tested: %s" % marks)
+for kind in KINDS:
+    apart = sum((p - q) ** 2 for p, q in zip(lab(fused, kind), lab(bmm, kind))) ** 0.5
+    if apart < 40: problems.append("fused and bmm look alike to the %s: %.0f" % (kind, apart))
+script = open(os.path.join(os.path.dirname(sys.argv[1]), "regret-f32-last.gp"), encoding="utf-8").read()
+dashes = re.findall(r"fsteps lw [\d.]+ (?:dt '([^']*)' )?lc", script)
+if len(dashes) != 8 or len(set(dashes)) != 4: problems.append("the policies' lines share dashes: %s" % dashes)
 print("\n".join(problems))
 END
 if command -v python3 >/dev/null; then
-    found=$(python3 "$work/look.py" "$page/index.html") || found="the check did not run: $found"
+    found=$(python3 "$work/look.py" "$page/index.html" "$page"/*.svg) || found="the check did not run: $found"
     [ -z "$found" ] || fail "the page: $found"
 else
     echo "report: no python3 here, so the page's text is not checked"

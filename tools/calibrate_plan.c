@@ -72,20 +72,20 @@ int plan_print_json(const plan *p, const ks_calibrate_options *run)
 
 void plan_print(FILE *out, const plan *p, const ks_calibrate_options *run)
 {
-    fprintf(out, "%s: kernels will be measured for %.0f s", p->device.name, run->budget_s);
+    fprintf(out, "%s:\nkernels will be measured for %.0f s", p->device.name, run->budget_s);
     if (run->target_regret > 0)
-        fprintf(out, ", or until the expected\nregret is %s", cli_percent(run->target_regret).s);
+        fprintf(out, ", or until the expected regret is %s", cli_percent(run->target_regret).s);
     fprintf(out, ",\nthree quarters of it to learn from, one to judge by:\n");
     for (int t = 0; t < KS_NTYPES; t++)
         for (int l = 0; l < KS_NLAYOUTS; l++)
             if (is_planned(p, t, l))
                 fprintf(out, "  %-4s  batch-%-5s  %d problems known already\n", ks_type_name((ks_type)t),
                         ks_layout_name((ks_layout)l), p->stored[t][l]);
-    fprintf(
-        out,
-        "Every measurement is kept at once, in %s.\nCtrl-C stops without losing any, and the same command goes on "
-        "from there.\n",
-        p->path);
+    fprintf(out,
+            "The regret told meanwhile is the expected one: what a choice takes longer than\nthe best kernel would. "
+            "Every measurement is kept at once, in\n%s.\nCtrl-C stops without losing any, and the same command goes "
+            "on from there.\n",
+            p->path);
 }
 
 void plan_warn_of_noise(const plan *p)

@@ -9,10 +9,12 @@
 #include "store.h"
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -35,14 +37,40 @@ bool cli_shows_progress(const cli *c)
     return !quiet && !c->json && isatty(STDERR_FILENO) == 1;
 }
 
+int cli_columns(void)
+{
+    struct winsize window;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 0 ? window.ws_col : 80;
+}
+
+/* A sentence of which `column` columns are there already: in lines of whole words on a terminal, else, for grep, in one. */
+static void put_sentence(const char *text, int column)
+{
+    const int most = isatty(STDERR_FILENO) == 1 ? cli_columns() : INT_MAX;
+    while (*text) {
+        const int length = (int)strcspn(text + 1, " ") + 1; /* of a word with the blank before it */
+        if (column > 0 && *text == ' ' && column + length > most) {
+            fputc('\n', stderr);
+            column = 0;
+            text++;
+            continue;
+        }
+        fwrite(text, 1, (size_t)length, stderr);
+        column += length;
+        text += length;
+    }
+    fputc('\n', stderr);
+}
+
 /* look: of the prefix, as cli_look has it. */
 static void say(const char *look, const char *prefix, const char *command, const char *format, va_list args)
 {
+    char text[4096];
+    const char *blank = command ? " " : "", *name = command ? command : "";
+    vsnprintf(text, sizeof text, format, args);
     fflush(stdout); /* keeps the order right where both streams are one file */
-    fprintf(stderr, "%sksauto%s%s: %s%s", cli_look(stderr, look), command ? " " : "", command ? command : "", prefix,
-            cli_look(stderr, "0"));
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    fprintf(stderr, "%sksauto%s%s: %s%s", cli_look(stderr, look), blank, name, prefix, cli_look(stderr, "0"));
+    put_sentence(text, (int)(strlen("ksauto: ") + strlen(blank) + strlen(name) + strlen(prefix)));
 }
 
 int cli_fail(const char *format, ...)
@@ -73,9 +101,57 @@ int cli_misuse(const char *command, const char *format, ...)
     return CLI_MISUSED;
 }
 
+/* How many letters two words differ by: changed, missing, or too many. */
+static int distance(const char *x, size_t x_length, const char *y, size_t y_length)
+{
+    enum { LONGEST = 24 };
+    int row[LONGEST + 1];
+    if (x_length > LONGEST || y_length > LONGEST) return INT_MAX;
+    for (size_t j = 0; j <= y_length; j++) row[j] = (int)j;
+    for (size_t i = 1; i <= x_length; i++) {
+        int corner = row[0]; /* of the row above, one to the left */
+        row[0] = (int)i;
+        for (size_t j = 1; j <= y_length; j++) {
+            const int changed = corner + (x[i - 1] != y[j - 1]), shorter = row[j] + 1, longer = row[j - 1] + 1;
+            corner = row[j];
+            row[j] = changed < shorter ? changed : shorter;
+            row[j] = row[j] < longer ? row[j] : longer;
+        }
+    }
+    return row[y_length];
+}
+
+int cli_unknown(const char *command, const char *what, const char *word, const char *valid)
+{
+    const size_t typed = strcspn(word, "=");
+    const char *best = "";
+    size_t best_length = 0;
+    int least = 3; /* so many letters are another word, and not a slip */
+    for (const char *at = valid; *at; at += strspn(at, ", ")) {
+        const size_t length = strcspn(at, ",");
+        const int off = distance(word, typed, at, length);
+        if (off < least && off < (int)length - 1) least = off, best = at, best_length = length;
+        at += length;
+    }
+    return cli_misuse(command, "unknown %s '%.*s'; %s%.*s%svalid: %s", what, (int)typed, word,
+                      *best ? "did you mean '" : "", (int)best_length, best, *best ? "'? " : "", valid);
+}
+
+int cli_no_device(const char *command, const char *device, ks_status status)
+{
+    const char *why = ks_status_message(status);
+    return cli_misuse(command, "--device '%s': %s%s", device ? device : "cpu", why,
+                      strstr(why, "valid:") ? "" : "; 'ksauto devices' lists what there is");
+}
+
 int cli_status(ks_status status)
 {
     cli_fail("%s", ks_status_message(status));
+    if (status == KS_ERR_STORE && *ks_store_remedy()) {
+        static const char begin[] = "What helps: ";
+        fputs(begin, stderr);
+        put_sentence(ks_store_remedy(), (int)strlen(begin));
+    }
     return status == KS_ERR_ARGUMENT || status == KS_ERR_OVERFLOW || status == KS_ERR_PARSE ? CLI_MISUSED
                                                                                             : CLI_FAILED;
 }
@@ -319,7 +395,7 @@ static int tell_unknown(const char *command, const char *word, const cli_option 
         append(names, sizeof names, i ? ", --" : "--");
         append(names, sizeof names, options[i].name);
     }
-    return cli_misuse(command, "unknown option %.*s; valid: %s", (int)length, word, names);
+    return cli_unknown(command, "option", word, names);
 }
 
 int cli_parse(cli *c, const char *command, const char *synopsis, const char *about, const cli_option *options,
@@ -419,9 +495,7 @@ int cli_open(const cli *c, const char *command, const ks_options *options, ks_co
     ks_options with_store = *options;
     with_store.store = c->store;
     ks_status status = ks_open(ctx, &with_store);
-    if (status == KS_ERR_DEVICE)
-        return cli_misuse(command, "--device '%s': %s; valid: cpu, or a name that 'ksauto devices' lists",
-                          options->device ? options->device : "cpu", ks_status_message(status));
+    if (status == KS_ERR_DEVICE) return cli_no_device(command, options->device, status);
     if (status != KS_OK) return cli_status(status);
     /* No store yet is how everybody starts, so that says nothing; a store named or present that fails does. */
     if (ks_store_status(*ctx, &why) != KS_OK &&

@@ -40,13 +40,18 @@ int cmd_report(cli *c, int argc, char **argv);
 int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int cli_misuse(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* A status of the library: prints ks_status_message; returns CLI_MISUSED for KS_ERR_ARGUMENT, KS_ERR_OVERFLOW and
- * KS_ERR_PARSE, else CLI_FAILED. */
+/* Misuses of which the message is the same everywhere: a word that is none of those in valid ("advise, fit"), with the one that
+ * may have been meant; a --device that is not there. */
+int cli_unknown(const char *command, const char *what, const char *word, const char *valid);
+int cli_no_device(const char *command, const char *device, ks_status status);
+/* A status of the library: prints ks_status_message, and of a store what helps; returns CLI_MISUSED for KS_ERR_ARGUMENT,
+ * KS_ERR_OVERFLOW and KS_ERR_PARSE, else CLI_FAILED. */
 int cli_status(ks_status status);
 
 /* An escape code (look "1" is bold, "0" the end of it) if the stream is a terminal that wants colours, else "". Four at a
  * time. */
 const char *cli_look(FILE *stream, const char *look);
+int cli_columns(void); /* of the terminal that standard error is, else 80 */
 /* Whether long work shows how far it is: on a terminal, without --quiet and --json. */
 bool cli_shows_progress(const cli *c);
 

@@ -20,8 +20,9 @@
 static const char synopsis[] =
     "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
 static const char about[] =
-    "Times every kernel and `auto` on a panel of problems, with cold inputs: time, GB/s, TFLOP/s, times over\n"
-    "the roofline, and how much slower always-fused and always-bmm are. The panel is a file's, or N problems\n"
+    "Times every kernel and `auto` on a panel of problems, with cold inputs: time, bytes and flops a second,\n"
+    "times over the roofline, and how much slower always-fused and always-bmm are. The panel is a file's, or N "
+    "problems\n"
     "drawn afresh from those that calibrate measures, or else the six factors of ViT-S/16 at batch 25088.\n"
     "Nothing is stored.";
 
@@ -149,52 +150,94 @@ static summary summarise(const row *rows, size_t count, ratio_function *f)
     return s;
 }
 
-static void print_header(void)
+/* Three digits, as many as a timing has; two decimals at most. */
+static cli_text figure(double value)
 {
-    printf("%-21s %6s %-4s %-5s  %-15s %8s %6s %7s %7s %7s %6s\n", "pattern", "batch", "type", "batch", "auto takes",
-           "time", "GB/s", "TFLOP/s", "x roof", "fused", "bmm");
+    cli_text text = {"-"};
+    const int decimals = value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2;
+    if (isfinite(value)) snprintf(text.s, sizeof text.s, "%.*f", decimals, value);
+    return text;
 }
+
+static cli_text times(double value)
+{
+    cli_text text;
+    snprintf(text.s, sizeof text.s, isfinite(value) ? "%.20sx" : "%.20s", figure(value).s);
+    return text;
+}
+
+enum { PLACE = 20, TAKEN = 18 }; /* columns for pattern and batch; for a kernel's name */
 
 static void print_row(const row *r)
 {
     const ks_problem *p = &r->problem;
-    char pattern[64];
     const double time = time_of(r, r->chosen);
-    snprintf(pattern, sizeof pattern, "%lld,%lld,%lld,%lld", (long long)p->a, (long long)p->b, (long long)p->c,
-             (long long)p->d);
-    printf("%-21s %6lld %-4s %-5s  %-15s %8s %6.1f %7.3f %7.2f %6.2fx %5.2fx\n", pattern, (long long)p->batch,
-           ks_type_name(p->type), ks_layout_name(p->layout), r->chosen < 0 ? "-" : r->measured[r->chosen].kernel,
-           cli_time(time).s, ks_problem_bytes(p) / time / 1e9, ks_problem_flops(p) / time / 1e12,
-           time / r->roofline_s, time_of(r, r->best_fused) / time, time_of(r, r->best_bmm) / time);
+    char pattern[96], batch[24];
+    const int used = snprintf(pattern, sizeof pattern, "%lld,%lld,%lld,%lld", (long long)p->a, (long long)p->b,
+                              (long long)p->c, (long long)p->d);
+    snprintf(batch, sizeof batch, "%lld", (long long)p->batch);
+    /* A long pattern takes its room from the name, which is seldom that long. */
+    const int place = printf("%s %*s", pattern, used + 1 < PLACE ? PLACE - used - 1 : 0, batch);
+    const int taken = PLACE + TAKEN - place;
+    printf(" %-*s %7s %6s %6s %6s %5s %5s\n", taken > 0 ? taken : 0,
+           r->chosen < 0 ? "-" : r->measured[r->chosen].kernel, cli_time(time).s,
+           cli_rate(ks_problem_bytes(p) / time, "").s, cli_rate(ks_problem_flops(p) / time, "").s,
+           figure(time / r->roofline_s).s, times(time_of(r, r->best_fused) / time).s,
+           times(time_of(r, r->best_bmm) / time).s);
+}
+
+static bool same_section(const ks_problem *a, const ks_problem *b)
+{
+    return a->type == b->type && a->math == b->math && a->layout == b->layout;
 }
 
 /* Rows of one type and layout, d = 1 apart: GPUs' kernels differ by these, and so do their distances to the roofline. */
 static bool same_group(const ks_problem *a, const ks_problem *b)
 {
-    return a->type == b->type && a->math == b->math && a->layout == b->layout && (a->d == 1) == (b->d == 1);
+    return same_section(a, b) && (a->d == 1) == (b->d == 1);
+}
+
+typedef bool likeness(const ks_problem *a, const ks_problem *b);
+
+static bool is_first_of_its_kind(const row *rows, size_t i, likeness *alike)
+{
+    for (size_t q = 0; q < i; q++)
+        if (alike(&rows[q].problem, &rows[i].problem)) return false;
+    return true;
+}
+
+/* One type and layout after the other, which leaves more of 80 columns for what differs from row to row. */
+static void print_rows(const row *rows, size_t count)
+{
+    printf("%-*s%*s %-*s %7s %6s %6s %6s %5s %5s\n", PLACE / 2, "pattern", PLACE / 2, "batch", TAKEN, "auto takes",
+           "time", "B/s", "FLOP/s", "x roof", "fused", "bmm");
+    for (size_t i = 0; i < count; i++) {
+        const ks_problem *p = &rows[i].problem;
+        if (!is_first_of_its_kind(rows, i, same_section)) continue;
+        printf("%s%s, batch-%s\n", i ? "\n" : "", ks_type_name(p->type), ks_layout_name(p->layout));
+        for (size_t q = i; q < count; q++)
+            if (same_section(p, &rows[q].problem)) print_row(&rows[q]);
+    }
 }
 
 static void print_groups(const row *rows, size_t count)
 {
     row *group = malloc((count + 1) * sizeof *group);
-    printf("\n%-20s %8s   %-18s %-18s %s\n", "group", "problems", "auto x roofline", "best x roofline",
-           "auto's regret");
+    printf("\n%28s%16s%16s%20s\n%-19s%9s%9s%7s%9s%7s%10s%10s\n", "", "auto x roofline", "best x roofline",
+           "auto's regret", "group", "problems", "median", "p95", "median", "p95", "mean", "p95");
     for (size_t i = 0; group && i < count; i++) {
         const ks_problem *p = &rows[i].problem;
         size_t size = 0;
-        for (size_t q = 0; q < count; q++) {
-            if (!same_group(p, &rows[q].problem)) continue;
-            if (q < i) break; /* shown already */
-            group[size++] = rows[q];
-        }
-        if (size == 0) continue;
+        if (!is_first_of_its_kind(rows, i, same_group)) continue;
+        for (size_t q = i; q < count; q++)
+            if (same_group(p, &rows[q].problem)) group[size++] = rows[q];
         const summary own = summarise(group, size, over_roofline), best = summarise(group, size, best_over_roofline),
                       lost = summarise(group, size, regret);
         char name[32];
         snprintf(name, sizeof name, "%s %s, d %s", ks_type_name(p->type), ks_layout_name(p->layout),
                  p->d == 1 ? "= 1" : "> 1");
-        printf("%-20s %8zu   %5.2f, p95 %5.2f   %5.2f, p95 %5.2f   mean %s, p95 %s\n", name, size, own.median,
-               own.p95, best.median, best.p95, cli_percent(lost.mean).s, cli_percent(lost.p95).s);
+        printf("%-19s%9zu%9.2f%7.2f%9.2f%7.2f%10s%10s\n", name, size, own.median, own.p95, best.median, best.p95,
+               cli_percent(lost.mean).s, cli_percent(lost.p95).s);
     }
     free(group);
 }
@@ -344,8 +387,7 @@ static int print(const cli *c, const ks_device *device, const row *rows, size_t 
     }
     printf("%s: copy %s, GEMM f32 %s\n\n", device->name, cli_rate(device->copy_bytes_per_s, "B/s").s,
            cli_rate(device->gemm_flops_per_s[KS_F32], "FLOP/s").s);
-    print_header();
-    for (size_t i = 0; i < count; i++) print_row(&rows[i]);
+    print_rows(rows, count);
     print_summary(rows, count);
     return CLI_DONE;
 }
@@ -361,7 +403,7 @@ static int bench_panel(const cli *c, const request *r)
     if (code != CLI_GO_ON) return code;
     ks_status s = ks_device_find(r->device, &device);
     if (s != KS_OK) {
-        code = cli_misuse("bench", "--device '%s' cannot be run on here; valid: cpu, cuda:0, ...", r->device);
+        code = cli_no_device("bench", r->device, s);
         goto done;
     }
     s = get_panel(c, &device, r, &panel);

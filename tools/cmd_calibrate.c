@@ -111,17 +111,12 @@ static int print_report(const ks_calibrate_report *report, const char *path, boo
     return CLI_DONE;
 }
 
-static int misnamed(const ks_calibrate_options *run, ks_status status)
-{
-    return cli_misuse("calibrate", "--device '%s': %s", run->device, ks_status_message(status));
-}
-
 /* What will be done is said by the first child, for finding the device may start CUDA; if nothing else is to be done, by nobody
  * else. */
 static int announce(const cli *c, const ks_calibrate_options *run, session *w, bool dry, plan *p)
 {
     const ks_status status = plan_make(c, run, p);
-    if (status == KS_ERR_DEVICE || status == KS_ERR_NO_DATA) return misnamed(run, status);
+    if (status == KS_ERR_DEVICE || status == KS_ERR_NO_DATA) return cli_no_device("calibrate", run->device, status);
     if (status != KS_OK) return cli_status(status);
     w->watch.device = &p->device;
     w->watch.terminal = cli_shows_progress(c);
@@ -154,8 +149,9 @@ static int calibrate(const cli *c, ks_calibrate_options *run, session *w, double
             w->watch.measured, p.path);
     const bool lost = w->note && w->note->is_running;
     if (status == KS_ERR_DEVICE && run->device && w->watch.measured == 0 && !lost) /* it is the name that is wrong */
-        return misnamed(run, status);
+        return cli_no_device("calibrate", run->device, status);
     if (status != KS_OK) return cli_status(status);
+    if (w->watch.terminal) fputc('\n', stderr); /* between the plan and the result */
     plan_warn_of_doubts(&p, &w->watch, began_s);
     return print_report(&report, p.path, c->json);
 }

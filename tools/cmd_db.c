@@ -158,7 +158,7 @@ static int db_check(cli *c, int argc, char **argv)
         if (status == KS_OK) printf("%s: ok\n", path);
         if (status == KS_ERR_STORE) printf("FILE is %s; %s\n", path, ks_store_remedy());
     }
-    return status == KS_OK ? code : cli_status(status);
+    return status == KS_OK ? code : cli_fail("%s", ks_status_message(status));
 }
 
 /* A seed's files, malloc'ed: PREFIX.jsonl and PREFIX.csv. */
@@ -435,6 +435,6 @@ int cmd_db(cli *c, int argc, char **argv)
     for (int i = 0; count && i < ACTIONS; i++) {
         if (strcmp(rest[0], actions[i].name) == 0) return actions[i].run(c, count, rest);
     }
-    return count ? cli_misuse("db", "unknown action '%s'; valid: %s", rest[0], names)
+    return count ? cli_unknown("db", "action", rest[0], names)
                  : cli_misuse("db", "an action is missing; valid: %s", names);
 }

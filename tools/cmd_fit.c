@@ -63,7 +63,8 @@ int cmd_fit(cli *c, int argc, char **argv)
             ks_refit_result result;
             ks_origin origin = {0};
             if (!alone) ks_origin_nearest(&device, (ks_type)t, (ks_layout)l, objective, &origin);
-            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, &origin, KS_FIT_STEPS, &model, &result);
+            s = ks_refit(&rows, &device, (ks_type)t, (ks_layout)l, objective, &origin, KS_EFFORT_VALIDATED,
+                         KS_FIT_STEPS, &model, &result);
             ks_origin_free(&origin);
             if (s == KS_OK)
                 s = ks_standing_find(store, device.name, (ks_type)t, (ks_layout)l, &model->standing); /* as it was */

@@ -22,7 +22,10 @@ static const char about[] = "Lists the chains of Kronecker-sparse factors for a 
                             "Factors are applied from "
                             "right to left; chains of which an output does not depend on every input are left out.";
 
-enum { MOST_SIZE = 1 << 20, MOST_DIVISORS = 240 /* of numbers up to that */, SLOTS = 1 << 14 };
+enum { MOST_SIZE = 1 << 20, MOST_DIVISORS = 240 /* of numbers up to that */ };
+
+/* Room for the patterns of four factors: where they drive each other out a search takes six times as long. */
+enum { SLOTS = 1 << 17 };
 
 typedef struct divisors {
     int64_t of[MOST_DIVISORS]; /* rising */

@@ -61,11 +61,14 @@ static void write_script(FILE *out, const study_plot *plot, const study *s)
     plot->data(out, s);
     for (int scale = 1; scale <= 2; scale++) {
         fputs("reset\n", out);
-        fprintf(out,
-                scale == 1 ? "set terminal svg size %d,%d font 'sans-serif,16' rounded background '#ffffff'\n"
-                           : "set terminal pngcairo size %d,%d font 'sans,16' fontscale 1.5 linewidth 2 pointscale 2 "
-                             "rounded background '#ffffff'\n",
-                scale * plot->width, scale * plot->height);
+        if (scale == 1)
+            fprintf(out, "set terminal svg name '%s' size %d,%d font 'sans-serif,16' rounded background '#ffffff'\n",
+                    plot->name, plot->width, plot->height);
+        else
+            fprintf(out,
+                    "set terminal pngcairo size %d,%d font 'sans,16' fontscale 1.5 linewidth 2 pointscale 2 rounded "
+                    "background '#ffffff'\n",
+                    scale * plot->width, scale * plot->height);
         fprintf(out, "set output '%s.%s'\n", name, scale == 1 ? "svg" : "png");
         fputs("set border 3 lc rgb '#767676'\nset tics nomirror scale 0.6 textcolor rgb '#222222'\n"
               "set grid lc rgb '#ececec' lw 1 lt 1\n",

@@ -54,13 +54,19 @@ static int run(int argc, char **argv)
         printf("ksauto %s\n", ks_version());
         return CLI_DONE;
     }
+    if (count && strcmp(rest[0], "help") == 0) { /* "ksauto help db import" is "ksauto db import --help" */
+        static char flag[] = "--help";
+        for (int i = 0; i + 1 < count; i++) rest[i] = rest[i + 1];
+        rest[count - 1] = flag;
+        if (count == 1) return run(2, (char *[]){argv[0], flag, NULL});
+    }
     char names[256] = "";
     for (int i = 0; i < COMMANDS; i++) {
         if (count && strcmp(rest[0], commands[i].name) == 0) return commands[i].run(&c, count, rest);
         size_t used = strlen(names);
         snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", commands[i].name);
     }
-    return count ? cli_misuse(NULL, "unknown command '%s'; valid: %s", rest[0], names)
+    return count ? cli_unknown(NULL, "command", rest[0], names)
                  : cli_misuse(NULL, "a command is missing; valid: %s", names);
 }
 

@@ -21,6 +21,8 @@ static const char style[] =
     "th,td{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #d8d8d8;white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #555}\n"
     ".advisor{color:#00694b;font-weight:600}.fused{color:#005b96}.bmm{color:#b04a00}.other{color:#595959}\n"
+    "@media(max-width:40rem){th,td{padding:.3rem .4rem;font-size:.85rem}thead "
+    "th,th:first-child{white-space:normal}}\n"
     ".grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.5rem;margin-top:"
     "1rem}\n"
     "figure{margin:0}figure img{display:block;width:100%;max-width:36rem;height:auto}"

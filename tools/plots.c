@@ -1,8 +1,9 @@
 /* The pictures of `ksauto report`, as scripts for gnuplot.
  *
- * One colour has one meaning in all of them: blue is fused, orange is bmm, green is the advisor, grey the rest. The three differ
- * for all common kinds of colour blindness, and as text on white they have a contrast above 4.5. Each picture is small enough
- * to be read on a phone, so a page puts them side by side rather than make them large. */
+ * One colour has one meaning in all of them: blue is fused, orange is bmm, green is the advisor, grey the rest. As text on white they
+ * have a contrast above 4.5. Blue and orange differ for all common kinds of colour blindness; green does not from both blue and grey,
+ * so that lines differ by their dashes as well. Each picture is small enough to be read on a phone, so a page puts them side by
+ * side rather than make them large. */
 #include "study.h"
 
 #include <inttypes.h>
@@ -105,8 +106,11 @@ static void map_script(FILE *out, const study *s)
         fputs(left ? "set ytics ('1/2' 2, '1/8' 4, '1/32' 6, '1/128' 8) textcolor rgb '#222222'\n" : "unset ytics\n",
               out);
         fprintf(out, "set title 'batch %" PRId64 "' offset 0,-0.7\n", map_batches[m]);
-        fprintf(out, "set xlabel '%s' offset 0,0.4\nset ylabel '%s' offset 0.5,0\n", bottom ? "d" : "",
-                left ? "(b+c)/(bc)" : "");
+        fprintf(out, "set xlabel '%s' offset 0,0.4\n", bottom ? "d" : "");
+        if (left) /* gnuplot leaves out the ylabel of a plot whose left margin is given */
+            fprintf(out, "set label 1 '(b+c)/(bc)' at screen 0.03,%g center rotate by 90\n", bottom ? 0.38 : 0.8);
+        else
+            fputs("unset label 1\n", out);
         if (m == MAPS - 1)
             fputs("set colorbox horizontal user origin 0.2,0.075 size 0.72,0.03\n"
                   "set cbtics ('bmm 4x' -2, '2x' -1, 'tie' 0, '2x' 1, 'fused 4x' 2) offset 0,0.4\n",
@@ -233,10 +237,10 @@ static void regret_script(FILE *out, const study *s)
           "set xtics ('1 %%' 0.01, '3 %%' 0.03, '10 %%' 0.1, '30 %%' 0.3, '100 %%' 1, '300 %%' 3)\n"
           "set ytics ('0' 0, '20 %%' 0.2, '40 %%' 0.4, '60 %%' 0.6, '80 %%' 0.8, '100 %%' 1)\n"
           "set xlabel 'loses at least'\nset ylabel 'share of problems' offset 0.5,0\n"
-          "set key top right textcolor variable samplen 1.5\n"
-          "plot $bmm title 'always bmm' with fsteps lw 2 lc rgb '" BMM "', \\\n"
-          "  $ratio title 'best (b+c)/(bc) rule' with fsteps lw 5 lc rgb '" GREY "', \\\n"
-          "  $fused title 'always fused' with fsteps lw 2 lc rgb '" FUSED "', \\\n"
+          "set key above vertical maxrows 2 width -3 textcolor variable samplen 3\n"
+          "plot $ratio title 'best (b+c)/(bc) rule' with fsteps lw 4 dt '.' lc rgb '" GREY "', \\\n"
+          "  $bmm title 'always bmm' with fsteps lw 2 dt '-' lc rgb '" BMM "', \\\n"
+          "  $fused title 'always fused' with fsteps lw 2 dt '_.' lc rgb '" FUSED "', \\\n"
           "  $advisor title 'advisor' with fsteps lw 3.5 lc rgb '" ADVISOR "'\n",
           out);
 }
@@ -288,7 +292,7 @@ static void honesty_script(FILE *out, const study *s)
           "set xlabel 'P(fused faster), as said'\nset ylabel 'fused was faster' offset 0.5,0\n"
           "set boxwidth 0.05\n"
           "set label 'grey bars: how often it is said' at graph 0.03,0.95 left textcolor rgb '" GREY "'\n"
-          "plot $honesty using 1:(0.25*$6) with boxes fillstyle solid noborder lc rgb '#dddddd', \\\n"
+          "plot $honesty using 1:(0.25*$6) with boxes fillstyle solid border lc rgb '#767676' lc rgb '#dddddd', \\\n"
           "  x with lines lw 1 lc rgb '" GREY "', \\\n"
           "  $honesty using 1:2:3:4 with yerrorbars pt 7 ps 0.8 lw 2 lc rgb '" ADVISOR "'\n",
           out);
@@ -336,7 +340,7 @@ static void roofline_script(FILE *out, const study *s)
 {
     const double balance = s->device->gemm_flops_per_s[s->type] / s->device->copy_bytes_per_s;
     fprintf(out,
-            "set logscale xy\nset yrange [0.5:%g]\nset key top right textcolor variable samplen 0.5\n"
+            "set logscale xy\nset yrange [0.5:%g]\nset key above textcolor variable samplen 0.5\n"
             "set xlabel 'flops a byte'\nset ylabel 'time / roofline time' offset 1,0\n"
             "set ytics ('0.5' 0.5, '1' 1, '2' 2, '5' 5, '10' 10, '20' 20, '50' 50, '100' 100, '200' 200)\n"
             "set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 1.5 lc rgb '" GREY "'\n"
@@ -402,10 +406,13 @@ static void learned_script(FILE *out, const study *s)
                     "set label '%s' at graph 0.5, first %g center offset 0,0.55 textcolor rgb '%s'\n"
                     "set arrow from graph 0, first %g to graph 1, first %g nohead dt 2 lw 1.5 lc rgb '%s'\n",
                     names[i], fixed[i], colours[i], fixed[i], fixed[i], colours[i]);
-    const int ends[] = {0, s->steps - 1};
-    for (int i = 0; i < 2; i++)
-        fprintf(out, "set label '%.2g %%' at first %g,%g center offset 0,-0.9 textcolor rgb '" ADVISOR "'\n",
-                100 * s->step[ends[i]].regret, s->step[ends[i]].seconds, 100 * s->step[ends[i]].regret);
+    const int ends[] = {0, s->steps - 1}, beside[] = {s->steps > 1, s->steps > 1 ? s->steps - 2 : 0};
+    for (int i = 0; i < 2; i++) { /* on the side that the line does not go to */
+        const study_step *end = &s->step[ends[i]];
+        fprintf(out, "set label '%.2g %%' at first %g,%g center offset 0,%g textcolor rgb '" ADVISOR "'\n",
+                100 * end->regret, end->seconds, 100 * end->regret,
+                end->regret > s->step[beside[i]].regret ? 0.9 : -0.9);
+    }
     fputs("plot $learned using 1:2 with linespoints pt 7 ps 0.7 lw 3 lc rgb '" ADVISOR "'\n", out);
 }
 

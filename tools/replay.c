@@ -46,20 +46,21 @@ static void add_json(const ks_cases *cases, const ks_device *device, const ks_re
 static void print(const ks_cases *cases, const ks_device *device, const ks_replay_options *options,
                   const ks_replay_point points[KS_NPLANS][KS_REPLAY_MOST])
 {
-    printf("\n%s, %s, batch-%s: held-out regret, %d draws\n\n%8s", device->name, ks_type_name(cases->type),
-           ks_layout_name(cases->layout), options->draws, "seconds");
-    for (int plan = 0; plan < KS_NPLANS; plan++)
-        printf("  %6s: n  %7s  %7s", ks_plan_name((ks_plan)plan), "mean", "p95");
+    printf("\n%s\n%s, batch-%s: held-out regret, mean of %d draw%s\n\n%8s", device->name, ks_type_name(cases->type),
+           ks_layout_name(cases->layout), options->draws, options->draws == 1 ? "" : "s", "");
+    for (int plan = 0; plan < KS_NPLANS; plan++) printf("  %-21s", ks_plan_name((ks_plan)plan));
+    printf("\n%8s", "seconds");
+    for (int plan = 0; plan < KS_NPLANS; plan++) printf("  %5s %7s %7s", "n", "mean", "p95");
     printf("\n");
     for (int k = 0; k < options->count; k++) {
         printf("%8g", options->seconds[k]);
         for (int plan = 0; plan < KS_NPLANS; plan++) {
             const ks_replay_point *at = &points[plan][k];
             if (at->regret.problems)
-                printf("  %9.0f  %7s  %7s", at->measured, cli_percent(at->regret.mean).s,
+                printf("  %5.0f %7s %7s", at->measured, cli_percent(at->regret.mean).s,
                        cli_percent(at->regret.p95).s);
             else
-                printf("  %9s  %7s  %7s", "-", "-", "-");
+                printf("  %5s %7s %7s", "-", "-", "-");
         }
         printf("\n");
     }

@@ -36,8 +36,8 @@ static void print_quarantine(const ks_cases *cases)
         char reason[64];
         const ks_problem *p = &s->problem;
         reason_of(s, reason, sizeof reason);
-        printf("left out: (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ") batch %" PRId64 " by %s: %s, %s\n", p->a,
-               p->b, p->c, p->d, p->batch, s->kernel,
+        printf("left out: (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ") batch %" PRId64 " by %s:\n  %s, %s\n",
+               p->a, p->b, p->c, p->d, p->batch, s->kernel,
                (cases->objective == KS_ENERGY ? cli_energy : cli_time)(s->value).s, reason);
     }
 }

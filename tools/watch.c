@@ -23,24 +23,24 @@ static const char *bar(char text[16], double elapsed_s, double left_s)
 static const char *phase_in_words(const char *phase)
 {
     static const char *const words[][2] = {
-        {"rates", "the machine's limits"}, {"fit", "fitting"}, {"accept", "judging on fresh problems"}};
+        {"rates", "copy and GEMM rates"}, {"fit", "fitting"}, {"accept", "judging"}};
     for (size_t i = 0; phase && i < sizeof words / sizeof *words; i++)
         if (strcmp(phase, words[i][0]) == 0) return words[i][1];
     return NULL;
 }
 
-static int show_line(watch *w, const ks_progress *now, char *text, size_t size)
+/* Regret is the expected one, as the plan above the line says; a log has no plan, and room for the word. */
+static void show_line(const watch *w, const ks_progress *now, char *text, size_t size)
 {
     char drawn[16] = "";
     const char *phase = phase_in_words(now->phase);
-    int length = snprintf(text, size, "%s%smeasured %d | %.0f s left | expected regret ",
+    int length = snprintf(text, size, "%s%smeasured %d%s%s | %.0f s left",
                           w->terminal ? bar(drawn, now->elapsed_s, now->left_s) : "", w->terminal ? " " : "",
-                          now->measured, fmax(now->left_s, 0));
-    if (!isnan(w->first_regret) && w->first_regret != w->last_regret)
-        length += snprintf(text + length, size - (size_t)length, "%s -> ", cli_percent(w->first_regret).s);
-    length += snprintf(text + length, size - (size_t)length, "%s", cli_percent(w->last_regret).s);
-    if (phase) length += snprintf(text + length, size - (size_t)length, " | %s", phase);
-    return length;
+                          now->measured, phase ? ", " : "", phase ? phase : "", fmax(now->left_s, 0));
+    length += snprintf(text + length, size - (size_t)length, " | %sregret %s", w->terminal ? "" : "expected ",
+                       isnan(w->last_regret) ? "not known yet" : cli_percent(w->first_regret).s);
+    if (!isnan(w->last_regret) && w->first_regret != w->last_regret)
+        snprintf(text + length, size - (size_t)length, " -> %s", cli_percent(w->last_regret).s);
 }
 
 void watch_progress(watch *w, const ks_progress *now)
@@ -52,14 +52,15 @@ void watch_progress(watch *w, const ks_progress *now)
     if (w->drawn_at_s < 0 || now->elapsed_s - w->drawn_at_s >= interval_s) {
         char text[192];
         ks_device_state state;
-        const int length = show_line(w, now, text, sizeof text);
-        /* Blanks wipe what the last line was longer by: even a terminal that knows no escape codes can do that. */
+        show_line(w, now, text, sizeof text);
+        /* A line longer than the terminal is wide could not be drawn over. Blanks wipe what the last one was longer by: even a
+         * terminal that knows no escape codes can do that. */
+        const int room = cli_columns() - 1;
         if (w->terminal)
-            fprintf(stderr, "\r%-*s", w->width, text);
+            w->width = fprintf(stderr, "\r%-*.*s", w->width < room ? w->width : room, room, text) - 1;
         else if (w->lines)
             fprintf(stderr, "%s\n", text);
         fflush(stderr);
-        w->width = length;
         w->drawn_at_s = now->elapsed_s;
         if (w->device) ks_device_state_read(w->device, &state);
         if (w->device && *state.throttle) snprintf(w->throttle, sizeof w->throttle, "%s", state.throttle);

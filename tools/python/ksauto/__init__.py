@@ -4,7 +4,7 @@
     y = ksauto.matmul(x, k, (6, 64, 64, 1))      # y = x * transpose(K), NumPy arrays
     print(ksauto.advise((6, 64, 64, 1), batch=25088).kernel)
 
-ksauto.torch has the layer for PyTorch."""
+ksauto.torch has the layer for PyTorch, ksauto.sharded the same over several devices."""
 
 from ._context import (Acceptance, Advice, Calibration, Candidate, Chain, Context, Regret, advise, calibrate, context, matmul)
 from ._factorise import Factorisation, dense, factorise

@@ -235,9 +235,11 @@ class Chain:
     def workspace_bytes(self):
         return ks.library.ks_chain_workspace_bytes(self._handle)
 
-    def run(self, x, weights, y, stream=None):
-        """The product by addresses; weights: those of K_1 ... K_L, in block order."""
-        ks.check(ks.library.ks_chain_matmul(self._handle, x, (ctypes.c_void_p * len(weights))(*weights), y, stream))
+    def run(self, x, weights, y, stream=None, bias=None):
+        """The product by addresses; weights: those of K_1 ... K_L, in block order; bias: a value for each feature of y."""
+        epilogue = None if bias is None else byref(ks.Epilogue(alpha=1, bias=bias))
+        weights = (ctypes.c_void_p * len(weights))(*weights)
+        ks.check(ks.library.ks_chain_matmul_with(self._handle, x, weights, y, epilogue, stream))
 
     def matmul(self, x, factors, weights="block"):
         """The product of NumPy arrays. x: (batch, features), or (features, batch) in layout "last"; factors: as k in matmul."""

@@ -68,6 +68,10 @@ class Advice(Structure):
                 ("expected_regret", c_double), ("roofline_s", c_double), ("dense_s", c_double)]
 
 
+class Epilogue(Structure):
+    _fields_ = [("alpha", c_double), ("beta", c_double), ("bias", c_void_p), ("activation", c_int)]
+
+
 class Progress(Structure):
     _fields_ = [("phase", c_char_p), ("measured", c_int), ("stored", c_int), ("elapsed_s", c_double), ("left_s", c_double),
                 ("expected_regret", c_double)]
@@ -110,7 +114,7 @@ def _declare(library):
             "ks_matmul": [context, problem, c_char_p, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_grad_weights": [context, problem, c_void_p, c_void_p, c_void_p, c_void_p],
             "ks_chain_open": [POINTER(c_void_p), context, problem, c_int, c_char_p],
-            "ks_chain_matmul": [c_void_p, c_void_p, POINTER(c_void_p), c_void_p, c_void_p],
+            "ks_chain_matmul_with": [c_void_p, c_void_p, POINTER(c_void_p), c_void_p, POINTER(Epilogue), c_void_p],
             "ks_choose": [context, problem, POINTER(c_char_p)],
             "ks_advise": [context, problem, POINTER(Advice)],
     }.items():

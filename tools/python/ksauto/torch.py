@@ -6,8 +6,8 @@ Everywhere here a factor's tensor has the shape (a, b, c, d), which is PyTorch c
 library reads weights in block order, (a, d, b, c), so a factor of KSLinear has the strides of that: its state_dict is
 like everybody's, and no product copies it. A tensor in plain (a, b, c, d) order works too, at the price of a copy.
 
-Nothing in a product waits for the GPU: work is queued on the current stream, and may be captured into a CUDA graph. Bias is
-added by an operation of PyTorch's own after the product."""
+Nothing in a product waits for the GPU: work is queued on the current stream, and may be captured into a CUDA graph. Where no
+gradient is wanted the library adds the bias, else an operation of PyTorch's own."""
 
 import math
 
@@ -23,7 +23,7 @@ _TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", to
 
 _library = torch.library.Library("ksauto", "DEF")
 _library.define("matmul(Tensor x, Tensor k, bool last=False) -> Tensor")
-_library.define("chain(Tensor x, Tensor[] factors, bool last=False) -> Tensor")
+_library.define("chain(Tensor x, Tensor[] factors, bool last=False, Tensor? bias=None) -> Tensor")
 _library.define("grad_weights(Tensor x, Tensor dy, SymInt[] pattern, bool last=False) -> Tensor")
 
 
@@ -78,11 +78,13 @@ def _matmul_fake(x, k, last=False):
     return x.new_empty(_product_shape(x.shape, k.shape, last))
 
 
-def _chain_fake(x, factors, last=False):
-    _check_alike(x, *factors)
+def _chain_fake(x, factors, last=False, bias=None):
+    _check_alike(x, *factors, *(() if bias is None else (bias,)))
     shape = x.shape
     for k in reversed(factors):
         shape = _product_shape(shape, k.shape, last)
+    if bias is not None and bias.shape != (shape[0 if last else -1],):
+        raise RuntimeError(f"ksauto: the bias has shape {tuple(bias.shape)}; it must be {(shape[0 if last else -1],)}")
     return x.new_empty(shape)
 
 
@@ -101,14 +103,16 @@ def _matmul(x, k, last=False):
     return y
 
 
-def _chain(x, factors, last=False):
-    y = _chain_fake(x, factors, last)
+def _chain(x, factors, last=False, bias=None):
+    y = _chain_fake(x, factors, last, bias)
     batch = x.numel() // x.shape[0 if last else -1]
     if batch:
         x, blocks = x.contiguous(), [_block(k) for k in factors]
         patterns = tuple(k.shape for k in factors)
         chain = context(_device_of(x)).chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], _math(x))
-        chain.run(x.data_ptr(), [block.data_ptr() for block in blocks], y.data_ptr(), _stream_of(x))
+        bias = None if bias is None else bias.contiguous()
+        chain.run(x.data_ptr(), [block.data_ptr() for block in blocks], y.data_ptr(), _stream_of(x),
+                  None if bias is None else bias.data_ptr())
     return y
 
 
@@ -192,6 +196,30 @@ def _in_block_order(factor, weights):
     return (_block(factor) if weights == "abcd" else factor.contiguous()).permute(0, 2, 3, 1)
 
 
+# What a layer does, of which the sharded one has its share.
+
+def _as_autocast_wants(x, factors, bias):
+    factors = list(factors)
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]
+        bias = None if bias is None else bias.to(dtype)
+    return x, factors, bias
+
+
+def _product(x, factors, bias, last):
+    """By all factors, and the bias behind them if there is one; planned as one where no gradient is wanted."""
+    tensors = (x, *factors) if bias is None else (x, *factors, bias)
+    alike = bias is None or bias.dtype == x.dtype
+    if alike and len(tensors) > 2 and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return torch.ops.ksauto.chain(x, factors, last, bias)
+    for factor in reversed(factors):
+        x = torch.ops.ksauto.matmul(x, factor, last)
+    if bias is None:
+        return x
+    return x + (bias.view(-1, *[1] * (x.dim() - 1)) if last else bias)
+
+
 class KSLinear(torch.nn.Module):
     """y = x * transpose(W) + bias with W = K_1 K_2 ... K_L, each K_i Kronecker-sparse: a drop-in for torch.nn.Linear.
 
@@ -258,19 +286,8 @@ class KSLinear(torch.nn.Module):
             torch.nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x):
-        factors, bias = [*self.factors._parameters.values()], self.bias  # a ParameterList looks each up by name, slowly
-        if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, factors = x.to(dtype), [factor.to(dtype) for factor in factors]
-            bias = None if bias is None else bias.to(dtype)
-        if len(factors) > 1 and not (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *factors))):
-            x = torch.ops.ksauto.chain(x, factors, self.last)
-        else:
-            for factor in reversed(factors):
-                x = torch.ops.ksauto.matmul(x, factor, self.last)
-        if bias is None:
-            return x
-        return x + (bias.view(-1, *[1] * (x.dim() - 1)) if self.last else bias)
+        # Not through the ParameterList itself, which looks each up by name, slowly.
+        return _product(*_as_autocast_wants(x, self.factors._parameters.values(), self.bias), self.last)
 
     def dense(self):
         """W as a matrix of out_features x in_features; differentiable."""

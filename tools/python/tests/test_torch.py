@@ -57,6 +57,12 @@ class Operators(unittest.TestCase):
             y = torch.ops.ksauto.chain(mine, factors, last)
             torch.testing.assert_close(y.permute(1, 2, 0) if last else y, want, rtol=1e-4, atol=1e-4)
             torch.library.opcheck(torch.ops.ksauto.chain, (mine, factors, last))
+            bias = torch.randn(288)[::2]
+            y = torch.ops.ksauto.chain(mine, factors, last, bias)
+            torch.testing.assert_close(y.permute(1, 2, 0) if last else y, want + bias, rtol=1e-4, atol=1e-4)
+            torch.library.opcheck(torch.ops.ksauto.chain, (mine, factors, last, bias))
+            with self.assertRaisesRegex(RuntimeError, "bias has shape \\(143,\\); it must be \\(144,\\)"):
+                torch.ops.ksauto.chain(mine, factors, last, bias[1:])
             self.assertEqual(torch.ops.ksauto.chain(x[:0], factors).shape, (0, 5, 144))
             with self.assertRaisesRegex(RuntimeError, "must be 48"):
                 torch.ops.ksauto.chain(x[..., :48], factors[:1] + factors[:1])
@@ -97,6 +103,12 @@ class Layer(unittest.TestCase):
             dense = torch.nn.functional.linear(x.double(), made.dense().double(), made.bias.double())
             torch.testing.assert_close(made(x).double(), want, rtol=0, atol=bound)
             torch.testing.assert_close(dense, want, rtol=0, atol=bound)
+            with torch.no_grad():  # the planned chain, and the bias with it
+                torch.testing.assert_close(made(x).double(), want, rtol=0, atol=bound)
+        mixed = layer(dtype=torch.bfloat16)
+        mixed.bias = torch.nn.Parameter(mixed.bias.float())
+        with torch.no_grad():
+            self.assertEqual(mixed(torch.randn(17, 96).bfloat16()).dtype, torch.float32)  # as with gradients
         last, first = layer(layout="last"), layer()
         x = torch.randn(17, 96)
         torch.testing.assert_close(last(x.t()).t(), first(x))
