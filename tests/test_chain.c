@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SKIPPED = 77, MOST = 12 };
+enum { MOST = 12 };
 
 static ks_device device;
 static ks_context *ctx;
@@ -352,18 +352,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_plan_is_no_worse_than_the_plain_one),
         cmocka_unit_test(test_threads_share_a_chain),
     };
-    const char *name = argc > 1 ? argv[1] : "cpu", *count = getenv("KS_TEST_PROBLEMS");
-    if (ks_device_find(name, &device) != KS_OK) {
-        printf("skipped: %s\n", ks_status_message(KS_ERR_DEVICE));
-        return SKIPPED;
-    }
-    if (ks_open(&ctx, &(ks_options){.device = name, .store = ""}) != KS_OK) {
-        printf("%s\n", ks_status_message(KS_ERR_DEVICE));
-        return 1;
-    }
-    seed = rng_seed_from_env("KS_TEST_SEED");
-    chains = count ? strtoul(count, NULL, 10) : 100;
-    printf("%s, seed %" PRIu64 "\n", device.name, seed);
+    chains = 100;
+    const int code = trial_open(argc, argv, &device, &ctx, &seed, &chains);
+    if (code != 0) return code;
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     ks_close(ctx);
     return failed;

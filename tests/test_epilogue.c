@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SKIPPED = 77, KINDS = KS_NTYPES * KS_NLAYOUTS };
+enum { KINDS = KS_NTYPES * KS_NLAYOUTS };
 
 static ks_device device;
 static ks_context *ctx;
@@ -372,18 +372,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_choice),    cmocka_unit_test(test_chain),  cmocka_unit_test(test_nasty),
         cmocka_unit_test(test_large),     cmocka_unit_test(test_random),
     };
-    const char *name = argc > 1 ? argv[1] : "cpu", *count = getenv("KS_TEST_PROBLEMS");
-    if (ks_device_find(name, &device) != KS_OK) {
-        printf("skipped: %s\n", ks_status_message(KS_ERR_DEVICE));
-        return SKIPPED;
-    }
-    if (ks_open(&ctx, &(ks_options){.device = name, .store = ""}) != KS_OK) {
-        printf("%s\n", ks_status_message(KS_ERR_DEVICE));
-        return 1;
-    }
-    seed = rng_seed_from_env("KS_TEST_SEED");
-    problems = count ? strtoul(count, NULL, 10) : 60;
-    printf("%s, seed %" PRIu64 "\n", device.name, seed);
+    problems = 60;
+    const int code = trial_open(argc, argv, &device, &ctx, &seed, &problems);
+    if (code != 0) return code;
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     ks_close(ctx);
     return failed;

@@ -2,6 +2,7 @@
 #include "trial.h"
 #include "memory.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -321,4 +322,22 @@ bool trial_run(trial *t, const ks_kernel *kernel, const ks_device *device, char 
         ok = true;
     array_free(&workspace);
     return ok;
+}
+
+int trial_open(int argc, char **argv, ks_device *device, ks_context **ctx, uint64_t *seed, size_t *count)
+{
+    enum { SKIPPED = 77 };
+    const char *name = argc > 1 ? argv[1] : "cpu", *wanted = getenv("KS_TEST_PROBLEMS");
+    if (ks_device_find(name, device) != KS_OK) {
+        printf("skipped: %s\n", ks_status_message(KS_ERR_DEVICE));
+        return SKIPPED;
+    }
+    if (ks_open(ctx, &(ks_options){.device = name, .store = ""}) != KS_OK) {
+        printf("%s\n", ks_status_message(KS_ERR_DEVICE));
+        return 1;
+    }
+    *seed = rng_seed_from_env("KS_TEST_SEED");
+    if (wanted) *count = strtoul(wanted, NULL, 10);
+    printf("%s, seed %" PRIu64 "\n", device->name, *seed);
+    return 0;
 }

@@ -39,6 +39,11 @@ bool array_pull(array *a);
 bool array_poison(array *a);            /* the data to 0xff: NaN in every type */
 bool array_zone_intact(const array *a); /* nothing was written around the data */
 
+/* For a program that runs on the device it is called with, "cpu" if with none: finds it, opens a context without a store on it,
+ * and takes a seed from KS_TEST_SEED and a count from KS_TEST_PROBLEMS, if there are such. Returns 0, or what to exit with: 77 if
+ * there is no such device. */
+int trial_open(int argc, char **argv, ks_device *device, ks_context **ctx, uint64_t *seed, size_t *count);
+
 typedef enum trial_values {
     TRIAL_PLAIN = 0, /* in [-1, 1] */
     TRIAL_NONFINITE, /* and NaN, Inf and zeros here and there, in X and K */
