@@ -4,12 +4,12 @@
  *
  *     log time = log(sum over terms of w[t] * terms[t])  +  residual(features),
  *
- * a calibrated cost model over the kernel's own cost_terms (or over generic ones, see below), which extrapolates, and a Gaussian process over features of the
- * problem, which corrects it where there are measurements. Most features are those of the problem, shared by all kernels;
+ * a calibrated cost model over the kernel's own cost_terms (or over generic ones, see below), which extrapolates, and a
+ * Gaussian process over features of the problem, which corrects it where there are measurements. Most features are those of the problem, shared by all kernels;
  * a few are the kernel's own: what its time is made of, so that problems are alike for it if the same thing limits it.
  * Length scales are shared, so one pass over the points serves all kernels but for the last few dimensions: that is what
- * makes a prediction of every candidate cost microseconds. The posterior's variance gives P(one faster than another) and the expected regret. (Rasmussen and Williams, Gaussian
- * Processes for Machine Learning, 2006, section 2.2 and algorithm 2.1.) Coefficients are found by calib/fit.c. */
+ * makes a prediction of every candidate cost microseconds. The posterior's variance gives P(one faster than another) and the
+ * expected regret. (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, section 2.2 and algorithm 2.1.) Coefficients are found by calib/fit.c. */
 #ifndef KS_MODEL_H
 #define KS_MODEL_H
 
@@ -112,7 +112,8 @@ int ks_model_find(const ks_model *model, const ks_kernel *kernel);
 void ks_foreign_kernel(ks_kernel *row, const char *name, ks_family family, unsigned version);
 bool ks_kernel_is_foreign(const ks_kernel *row);
 
-/* Predicts `count` kernels; a kernel that ks_model_find does not find gets the assumed costs and a wide deviation. Without deviations (false) nothing beyond the means is computed. model may be NULL. */
+/* Predicts `count` kernels; a kernel that ks_model_find does not find gets the assumed costs and a wide deviation. Without
+ * deviations (false) nothing beyond the means is computed. model may be NULL. */
 void ks_model_predict(const ks_model *model, const ks_device *device, const ks_problem *problem,
                       const ks_kernel *const *kernels, int count, bool deviations, ks_prediction *out);
 
