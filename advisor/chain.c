@@ -79,7 +79,7 @@ static bool must_turn(const ks_problem *p, int64_t features)
 static double turn_s(const ks_context *ctx, const ks_problem *p, int64_t features)
 {
     const double bytes = 2.0 * (double)p->batch * (double)features * (double)ks_type_bytes(p->type);
-    return must_turn(p, features) ? KS_LAUNCH_S + 2 * bytes / ctx->device.copy_bytes_per_s : 0;
+    return must_turn(p, features) ? ks_context_pass_s(ctx, 2 * bytes) : 0;
 }
 
 /* The kernel for a product, if *kernel is NULL; and its predicted time, NaN for one that is in no choice. What is only thought

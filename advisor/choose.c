@@ -155,7 +155,7 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *p)
 static void add_pass(const ks_context *ctx, const ks_problem *p, ks_prediction *predicted)
 {
     const double bytes = 2.0 * (double)ks_y_count(p) * (double)ks_type_bytes(p->type);
-    const double pass_s = KS_LAUNCH_S + bytes / ctx->device.copy_bytes_per_s, cost = exp(predicted->log_time);
+    const double pass_s = ks_context_pass_s(ctx, bytes), cost = exp(predicted->log_time);
     const double share = pass_s / (ctx->objective == KS_ENERGY ? ks_roofline_s(&ctx->device, p) : cost);
     predicted->log_time += log1p(share);
 }

@@ -10,8 +10,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define KS_LAUNCH_S 3e-6 /* the start of a pass that nobody has measured */
-
 enum {
     MOST_STORED = 100000
 }; /* rows of a device, beyond which first use stores no more: a server may meet new sizes for months */
@@ -83,6 +81,12 @@ const ks_kernel *ks_context_choose(ks_context *ctx, const ks_problem *problem);
 /* Whether the memo knows the problem. */
 const ks_kernel *ks_context_recall(const ks_context *ctx, const ks_problem *problem);
 void ks_context_remember(ks_context *ctx, const ks_problem *problem, const ks_kernel *kernel);
+
+/* What a pass takes that nobody has measured, and that moves so many bytes: a launch, and the rate of a copy. */
+static inline double ks_context_pass_s(const ks_context *ctx, double bytes)
+{
+    return 3e-6 + bytes / ctx->device.copy_bytes_per_s;
+}
 
 /* The kernel for a product with an epilogue, which not every kernel applies itself; and whether the memo knows it. */
 const ks_kernel *ks_context_choose_with(ks_context *ctx, const ks_problem *problem, const ks_epilogue *epilogue);

@@ -15,8 +15,7 @@ enum {
     GROUP_BYTES = 1024,
     LINE_BYTES = 64,
     TASKS_PER_THREAD = 16,
-    FEW_TASKS = 2,
-    L2_WAYS = 16
+    FEW_TASKS = 2
 };
 
 const ks_fused_core *ks_fused_core_for(ks_type type)
@@ -100,8 +99,8 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     /* Reading X where it lies, time and again, wants rows that start on lines and do not all fall on the same sets of the
      * cache: neither on those of L1 nor, where a tile takes little of each, half of L2's ways on the few that are left. */
     const int64_t step = p->d * p->batch * size, even = step & -step;
-    const bool crowded = step % PAGE_BYTES == 0 || (p->c * even > l2 / L2_WAYS * (L2_WAYS / 2) &&
-                                                    4 * plan->lg * plan->n_group <= p->d * p->batch);
+    const bool crowded =
+        step % PAGE_BYTES == 0 || (p->c * even > l2 / 2 && 4 * plan->lg * plan->n_group <= p->d * p->batch);
     plan->direct =
         !first && !plan->dot && size == real && (p->b <= core->rows || (step % LINE_BYTES == 0 && !crowded));
     plan->direct_y = !first && !plan->dot && size == real;
