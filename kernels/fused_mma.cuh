@@ -459,7 +459,10 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
                     }
                 }
             }
-            if (T::may_lose_infinity && lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            if constexpr (T::may_lose_infinity) {
+                __syncwarp(); /* lanes store for each other */
+                if (lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            }
 #pragma unroll
             for (int e = 0; e < S::LW * S::MT * S::NT * 4; e++) (&acc[0][0][0][0])[e] = 0;
         }
