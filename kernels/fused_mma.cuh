@@ -408,6 +408,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
             /* The tile is done. */
             slab = 0;
             const int64_t n0 = tile++ * S::TN;
+            if (__builtin_expect(p.finish.asked, false)) finish<S>(acc, p, at, wj, wl, t);
             bool lost = false;
             if (S::STAGED && p.wide_stores) {
                 lost = store_staged<S>(acc, p, at, memory + p.staging + warp * 8 * S::staged_pitch, n0, wn, wj, lane);
