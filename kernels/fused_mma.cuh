@@ -408,6 +408,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
             /* The tile is done. */
             slab = 0;
             const int64_t n0 = tile++ * S::TN;
+            if (__builtin_expect(p.finish.asked, false)) finish<S>(acc, p, at, wj, wl, t);
             bool lost = false;
             if (S::STAGED && p.wide_stores) {
                 lost = store_staged<S>(acc, p, at, memory + p.staging + warp * 8 * S::staged_pitch, n0, wn, wj, lane);
@@ -459,7 +460,10 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
                     }
                 }
             }
-            if (T::may_lose_infinity && lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            if constexpr (T::may_lose_infinity) {
+                __syncwarp(); /* lanes store for each other */
+                if (lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            }
 #pragma unroll
             for (int e = 0; e < S::LW * S::MT * S::NT * 4; e++) (&acc[0][0][0][0])[e] = 0;
         }
