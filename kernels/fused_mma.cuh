@@ -182,8 +182,8 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int l = 0; l < S::LW; l++)
 #pragma unroll
                 for (int m = 0; m < S::MT; m++)
-                    group_product<S::NT, true>(T(), acc[l][m], a[s % BUFFERS][l][m],
-                                               k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
+                    group_product<S::NT, ALWAYS>(T(), acc[l][m], a[s % BUFFERS][l][m],
+                                                 k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
             group_commit();
             if (s == 0) meanwhile();
         }
@@ -209,11 +209,11 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int s = 0; s < TOGETHER; s++) {
                 const uint64_t at = ((s0 + s) * S::k_step_bytes + l * S::TJ * 32) >> 4;
                 if (s == 0)
-                    group_product<S::NT, false>(T(), sum, x[s].low, k0 + at);
+                    group_product<S::NT, NEVER>(T(), sum, x[s].low, k0 + at);
                 else
-                    group_product<S::NT, true>(T(), sum, x[s].low, k0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, rest0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, k0 + at);
+                    group_product<S::NT, ALWAYS>(T(), sum, x[s].low, k0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, rest0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, k0 + at);
             }
             group_commit();
             /* Early, so that it is done in time; where a lane holds X of many l's, once these are used up. */
