@@ -105,6 +105,9 @@ class Layer(unittest.TestCase):
             self.assertEqual(y.dtype, dtype)
             torch.testing.assert_close(y.float(), made(x), rtol=0, atol=0.05)
 
+    def test_activations(self):
+        cases.activations(self, GPU)
+
     def test_current_stream(self):
         """On a stream that waits: a product queued elsewhere would be done before its input is."""
         made, x = layer(), torch.randn(4096, 96, device=GPU)
