@@ -113,8 +113,8 @@ def _matmul(x, k, last=False):
     batch = y.numel() // (k.shape[0] * k.shape[1] * k.shape[3])
     if batch:
         x, block = x.contiguous(), _block(k)
-        context(_name_of(x.device)).run(_problem(x, k.shape, batch, last), "auto", x.data_ptr(), block.data_ptr(), y.data_ptr(),
-                                   _stream_of(x))
+        context(_name_of(x.device)).run(_problem(x, k.shape, batch, last), "auto", x.data_ptr(), block.data_ptr(),
+                                        y.data_ptr(), _stream_of(x))
     return y
 
 
@@ -168,8 +168,8 @@ def _grad_weights(x, dy, pattern, last=False):
     if batch == 0:
         return dk.zero_()
     x, dy = x.contiguous(), dy.contiguous()
-    context(_name_of(x.device)).grad_weights(_problem(x, tuple(pattern), batch, last), x.data_ptr(), dy.data_ptr(), dk.data_ptr(),
-                                        _stream_of(x))
+    context(_name_of(x.device)).grad_weights(_problem(x, tuple(pattern), batch, last), x.data_ptr(), dy.data_ptr(),
+                                             dk.data_ptr(), _stream_of(x))
     return dk
 
 
@@ -259,10 +259,11 @@ def _product(x, factors, bias, last, activation=None):
 class KSLinear(torch.nn.Module):
     """y = x * transpose(W) + bias with W = K_1 K_2 ... K_L, each K_i Kronecker-sparse: a drop-in for torch.nn.Linear.
 
-    patterns  those of K_1 ... K_L as the product is written: the last is applied to x first. (The lists in the paper's scripts
-              are in the order of application: reverse them.) Neighbours must fit, and the ends be in_features and out_features.
-    layout    "first": x is (..., in_features), as for torch.nn.Linear; "last": x is (in_features, ...).
-    activation  None, "relu", "gelu", "gelu_tanh" or "silu": applied to y, behind the bias.
+    patterns    those of K_1 ... K_L as the product is written: the last is applied to x first. (The lists in the paper's scripts
+                are in the order of application: reverse them.) Neighbours must fit, and the ends be in_features and
+                out_features.
+    layout      "first": x is (..., in_features), as for torch.nn.Linear; "last": x is (in_features, ...).
+    activation  None, "relu", "gelu", "gelu_tanh" or "silu": applied behind the bias.
 
     The parameters are factors[0] ... factors[L-1], of shape (a, b, c, d), and bias. A new layer's outputs have the variance
     that torch.nn.Linear's have."""
