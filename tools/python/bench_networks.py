@@ -87,7 +87,7 @@ def vit_of(timm, small):
     return timm.create_model("vit_small_patch16_224", pretrained=False, **({"depth": 1} if small else {})), replace
 
 
-def gpt2_of(transformers, patterns, small):
+def gpt2_of(transformers, patterns, activation, small):
     """While a graph is captured transformers writes out the causal mask, which PyTorch's fastest attention does not take; to an
     attention that it does not know it gives none, and the same function then asks for a causal one."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -97,7 +97,8 @@ def gpt2_of(transformers, patterns, small):
             block.mlp.c_proj = KSLinear(4096, 1024, patterns=patterns)
 
     transformers.AttentionInterface.register("causal", sdpa_attention_forward)
-    config = transformers.GPT2Config(n_embd=1024, n_head=16, n_layer=1 if small else 24, attn_implementation="causal")
+    config = transformers.GPT2Config(n_embd=1024, n_head=16, n_layer=1 if small else 24, activation_function=activation,
+                                     attn_implementation="causal")
     return transformers.GPT2LMHeadModel(config), replace
 
 
@@ -144,10 +145,11 @@ def networks(what, device, small):
                lambda dtype: torch.randn(images, 3, 224, 224, device=device).to(dtype), lambda model, x: model(x))
     transformers = imported("transformers") if "gpt2" in what else None
     for patterns in GPT2_DOWN if transformers else ():
-        for title, kept in (("logits of the last token", 1), ("logits of all tokens", 0)):
+        for title, kept, activation in (("as it comes: logits of all tokens", 0, "gelu_new"),
+                                        ("logits of the last token, GELU as one operation", 1, "gelu_pytorch_tanh")):
             yield (f"transformers {transformers.__version__}: GPT-2 medium, {tokens} tokens, {title}\n"
                    f"down-projection {written(patterns)}",
-                   lambda patterns=patterns: gpt2_of(transformers, patterns, small), tokens,
+                   lambda patterns=patterns, activation=activation: gpt2_of(transformers, patterns, activation, small), tokens,
                    lambda dtype: torch.randint(50257, (1, tokens), device=device),
                    lambda model, x, kept=kept: model(x, use_cache=False, logits_to_keep=kept).logits)
 
