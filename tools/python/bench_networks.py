@@ -13,8 +13,9 @@ The whole forward pass is timed, medians of --runs replays of a CUDA graph and o
     einsum    the KSLinears' factors by torch.einsum
     ks        KSLinears; in ViT the GELU between two of them is the first one's activation
     ks+dense  what KSLinear.for_inference makes of them: dense layers where those are predicted faster
+    measured  the same where they are measured to be faster, by plain calls
 
-einsum, ks and ks+dense compute the same function; the largest difference to einsum is printed."""
+All but dense compute the same function; the largest difference to einsum is printed."""
 
 import copy
 import json
@@ -62,11 +63,12 @@ class Attention(torch.nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def merge_dense(self, rows):
-        """One dense layer for query, key and value, where that is predicted faster than the three."""
+    def merge_dense(self, rows, measure):
+        """One dense layer for query, key and value, where that is predicted, or measured, to be faster than the three."""
         width, weight = self.proj.in_features, self.proj.factors[0]
         one = KSLinear(width, 3 * width, False, weight.device, weight.dtype, patterns=[(1, 3 * width, width, 1)])
-        if one.predicted_s(rows)[1] < 3 * self.qkv[0].predicted_s(rows)[0]:
+        of_one, of_each = (layer.measured_s(rows) if measure else layer.predicted_s(rows) for layer in (one, self.qkv[0]))
+        if of_one[1] < 3 * of_each[0]:
             merged = torch.nn.Linear(width, 3 * width, device=weight.device, dtype=weight.dtype)
             with torch.no_grad():
                 merged.weight.copy_(torch.cat([layer.dense() for layer in self.qkv]))
@@ -112,15 +114,18 @@ def variants_of(model, replace, rows, dtype):
     dense = copy.deepcopy(model).to(dtype)
     replace(model)
     ks = model.to(dtype)
-    by_einsum, allowed = copy.deepcopy(ks), copy.deepcopy(ks)
+    by_einsum = copy.deepcopy(ks)
     for parent, name, layer in ks_layers(by_einsum):
         setattr(parent, name, EinsumLinear(layer))
-    for module in list(allowed.modules()):
-        if isinstance(module, Attention):
-            module.merge_dense(rows)
-    for parent, name, layer in ks_layers(allowed):
-        setattr(parent, name, layer.for_inference(rows))
-    return {"dense": dense, "einsum": by_einsum, "ks": ks, "ks+dense": allowed}
+    models = {"dense": dense, "einsum": by_einsum, "ks": ks}
+    for title, measure in (("ks+dense", False), ("measured", True)):
+        models[title] = allowed = copy.deepcopy(ks)
+        for module in list(allowed.modules()):
+            if isinstance(module, Attention):
+                module.merge_dense(rows, measure)
+        for parent, name, layer in ks_layers(allowed):
+            setattr(parent, name, layer.for_inference(rows, measure=measure))
+    return models
 
 
 def written(patterns):
@@ -183,9 +188,9 @@ def main():
             for name, (graph_s, call_s, off) in measured.items():
                 left = len(ks_layers(models[name]))
                 print(f"  {dtype:5} {name:8} {graph_s * 1e3:9.3f} ({graph_s / dense[0]:5.3f}) {call_s * 1e3:12.3f} "
-                      f"({call_s / dense[1]:5.3f}) " + (f"{off:9.1e}  {left}" if "ks" in name else ""), flush=True)
+                      f"({call_s / dense[1]:5.3f}) " + (f"{off:9.1e}  {left}" if name not in ("dense", "einsum") else ""), flush=True)
                 rows.append({"network": title, "dtype": dtype, "variant": name, "graph_s": graph_s, "call_s": call_s,
-                             "error": off if "ks" in name else None, "ks_layers": left})
+                             "error": off, "ks_layers": left})
             del models, model
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
