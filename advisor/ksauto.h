@@ -261,8 +261,8 @@ typedef struct ks_epilogue {
 } ks_epilogue;
 
 /* The product by `path` ("auto", or as in ks_matmul) with an epilogue; NULL: none. Arithmetic is in float32, for KS_F64 in
- * float64. Fused kernels, but for fused.cuda.cluster, apply it to their sums, before these are rounded to the type and leave
- * for memory; behind all others, and wherever beta is not 0, one more pass over Y does, of an output that was rounded once.
+ * float64. Fused kernels apply it to their sums, before these are rounded to the type and leave for memory; behind all others,
+ * and wherever beta is not 0, one more pass over Y does, of an output that was rounded once.
  * "auto" takes the kernel that is fastest together with that pass, at the rate of a copy. KS_MEASURE has no effect here, and
  * KSAUTO_EXPLAIN tells of plain products alone.
  *

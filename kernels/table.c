@@ -56,10 +56,19 @@ const ks_kernel *ks_kernel_find(const char *name)
 
 bool ks_kernel_finishes(const ks_kernel *kernel)
 {
+    static const ks_kernel *const finishing[] = {
+        &ks_fused_cpu,
+        &ks_fused_cpu_rows,
 #if KSAUTO_CUDA
-    if (kernel == &ks_fused_cuda_mma || kernel == &ks_fused_cuda_skinny || kernel == &ks_fused_cuda_simt) return true;
+        &ks_fused_cuda_simt,
+        &ks_fused_cuda_mma,
+        &ks_fused_cuda_skinny,
+        &ks_fused_cuda_cluster,
 #endif
-    return kernel == &ks_fused_cpu || kernel == &ks_fused_cpu_rows;
+    };
+    for (size_t i = 0; i < sizeof finishing / sizeof *finishing; i++)
+        if (kernel == finishing[i]) return true;
+    return false;
 }
 
 int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_kernel *out[KS_MAX_KERNELS])
