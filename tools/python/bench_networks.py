@@ -186,7 +186,7 @@ def main():
             for name, (graph_s, call_s, off) in measured.items():
                 left = len(places(models[name], KSLinear))
                 print(f"  {dtype:5} {name:8} {graph_s * 1e3:9.3f} ({graph_s / dense[0]:5.3f}) {call_s * 1e3:12.3f} "
-                      f"({call_s / dense[1]:5.3f}) " + (f"{off:9.1e}  {left}" if name not in ("dense", "einsum") else ""), flush=True)
+                      f"({call_s / dense[1]:5.3f})" + ("" if name in ("dense", "einsum") else f" {off:9.1e}  {left}"), flush=True)
                 rows.append({"network": title, "dtype": dtype, "variant": name, "graph_s": graph_s, "call_s": call_s,
                              "error": off, "ks_layers": left})
             if options.plans:
