@@ -159,15 +159,15 @@ __device__ __forceinline__ void finish_sums(const epilogue<R> &f, R (&sums)[COUN
     static_assert(COUNT % CHUNK == 0, "whole chunks");
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk++) {
-        R v[CHUNK];
-        with_index<0, chunks>(chunk, [&](auto index) {
-#pragma unroll
-            for (int q = 0; q < CHUNK; q++) v[q] = f.alpha * sums[decltype(index)::value * CHUNK + q];
-        });
+        R v[CHUNK] = {};
         if (f.bias) {
 #pragma unroll
-            for (int q = 0; q < CHUNK; q++) v[q] += widened(__ldg(bias + whose(chunk * CHUNK + q)));
+            for (int q = 0; q < CHUNK; q++) v[q] = widened(__ldg(bias + whose(chunk * CHUNK + q)));
         }
+        with_index<0, chunks>(chunk, [&](auto index) {
+#pragma unroll
+            for (int q = 0; q < CHUNK; q++) v[q] += f.alpha * sums[decltype(index)::value * CHUNK + q];
+        });
         activate(f.activation, v);
         with_index<0, chunks>(chunk, [&](auto index) {
 #pragma unroll
