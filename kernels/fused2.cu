@@ -36,13 +36,15 @@ struct plan {
 struct way {
     int64_t run; /* l's of a slice, of those that both factors have in common */
     int blocks, parts, rows;
+    bool ahead;
     sharing first, second;
 };
 
 /* What the cost of a plan is made of. */
 static const double launch_s = 4.5e-6, clock_hz = 1.7e9, hopper_unit_bytes_per_s = 22e9,
                     ampere_unit_bytes_per_s = 14e9;
-static const double product_cycles = 3.1;                          /* of a multiprocessor, for 16 x 8 x 16 */
+static const double half_cycles = 6.2, tf32_cycles = 7,
+                    float_cycles = 16.2;                           /* of a multiprocessor, for 16 x 8 x 64 bytes */
 static const double fill_bytes_per_cycle = 20, fill_cycles = 3000; /* the weights' way from L2 */
 static const double barrier_cycles = 450, team_barrier_cycles = 900, item_cycles = 260;
 
@@ -60,9 +62,21 @@ static divisor divide_by(int64_t by)
     return {static_cast<unsigned>(by), by == 1 ? 0 : static_cast<unsigned>(((INT64_C(1) << 32) + by - 1) / by)};
 }
 
-static bool has_shape(int64_t d)
+/* Elements in 16 bytes. */
+static int64_t chunk_of(const ks_problem *p)
 {
-    return d == 1 || d == 2 || d == 3 || d == 4 || d == 6 || d % 8 == 0;
+    return 16 / (int64_t)ks_type_bytes(p->type);
+}
+
+/* Whether l's are taken in runs of a chunk, and which other d there are shapes for. */
+static bool in_runs(const ks_problem *p)
+{
+    return p->d % chunk_of(p) == 0;
+}
+
+static bool has_shape(const ks_problem *p)
+{
+    return p->d == 1 || p->d == 2 || p->d == 3 || p->d == 4 || p->d == 6 || in_runs(p);
 }
 
 /* A block's pattern of a factor: its share of a slice. */
@@ -94,7 +108,7 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, con
 {
     const int64_t columns = s->d <= 2 ? 32 : 16, spare = ks_round_up(s->b, columns) - s->b;
     f->a = (int)s->a, f->b = (int)s->b, f->c = (int)s->c, f->d = (int)s->d;
-    f->planes = (int)ks_ceil_div(s->c, STEP);
+    f->planes = (int)ks_ceil_div(s->c * 16, chunk_of(s) * PLANE_ROW);
     f->plane_bytes = (int)((s->a * s->d * s->b + spare) * PLANE_ROW);
     f->k_outer = p->a / outers * p->d * p->b, f->k_inner = w.run * p->b;
     f->k_rank = how == BY_BLOCKS ? s->a * p->d * p->b : how == BY_RUNS ? s->d * p->b : how == BY_OUTPUTS ? s->b : 0;
@@ -111,7 +125,7 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, con
         f->stretch = (int)whole, f->stretch_step = 0;
     f->stretches = (int)(whole / f->stretch);
     f->j_groups = divide_by(ks_ceil_div(s->b, columns));
-    f->l_groups = divide_by(s->d % 8 == 0 ? s->d / 8 : 1);
+    f->l_groups = divide_by(in_runs(s) ? s->d / chunk_of(s) : 1);
     f->groups = divide_by(s->a * f->l_groups.by * f->j_groups.by);
 }
 
@@ -136,9 +150,9 @@ static bool fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t
                                   : 0;
     x->part = 0;
     x->features = (int)features;
-    x->piece = run % 8 == 0 ? 8 : run % 4 == 0 ? 4 : run % 2 == 0 ? 2 : 1;
+    x->words = (int)(gcd(run, chunk_of(p)) * 4 / chunk_of(p));
     x->run = divide_by(run);
-    return x->piece >= least && features <= MOST_FEATURES;
+    return x->words >= least && features <= MOST_FEATURES;
 }
 
 static double larger(double a, double b)
@@ -153,13 +167,16 @@ static double smaller(double a, double b)
 
 /* Cycles that a tile's product takes a multiprocessor: of the tensor cores and of shared memory, whichever is more, and what a
  * warp waits for in each piece of its work. */
-static double product_time(const factor &f, int rows)
+static double product_time(const factor &f, int rows, const ks_problem *p)
 {
-    const bool runs = f.d % 8 == 0;
-    const int nt = f.d <= 2 ? 4 : 2, mt = f.d > 3 || rows == 16 ? 1 : 2, l = runs ? 8 : f.d;
+    const int per_chunk = (int)chunk_of(p), l = f.d % per_chunk == 0 ? per_chunk : f.d;
+    const int nt = l <= 2 ? 4 : 2, mt = l > 3 || rows == 16 ? 1 : 2;
+    const double product_cycles = p->type != KS_F32         ? half_cycles
+                                  : p->math == KS_MATH_TF32 ? tf32_cycles
+                                                            : float_cycles;
     const double items = (double)f.groups.by * rows / (16 * mt), steps = f.planes;
-    const double products = items * steps * 2 * mt * nt * l;
-    const double reads = items * (steps * l * (mt * 16 + nt * 8) * 64 + (double)mt * nt * l * 256) / 128;
+    const double products = items * steps * mt * nt * l;
+    const double reads = items * (steps * l * (mt * 16 + nt * 8) * 64 + (double)mt * nt * l * 2048 / per_chunk) / 128;
     const double waits = items / WARPS * (item_cycles + 60 * steps);
     return larger(larger(products * product_cycles, reads), waits);
 }
@@ -167,14 +184,14 @@ static double product_time(const factor &f, int rows)
 static double seconds_of(const plan &out, const ks_problem pair[2], const ks_device *device, double *rounds)
 {
     const arguments &a = out.args;
-    const double units = device->units, size = 2;
+    const double units = device->units, size = (double)ks_type_bytes(pair[0].type);
     const double rate = units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
     const double x = (double)ks_x_count(&pair[1]), y = (double)ks_y_count(&pair[0]);
     const double k = (double)(ks_k_count(&pair[0]) + ks_k_count(&pair[1]));
     const double longest = (double)ks_ceil_div(a.units, a.teams), blocks = (double)(a.teams * a.blocks);
     const double sync = a.blocks > 1 ? 3 * barrier_cycles + 2 * team_barrier_cycles : 4 * barrier_cycles;
-    const double copies = (double)a.rows * (a.x.features + a.y.features * 8 / a.y.piece) * size / 64;
-    const double tile = product_time(a.f[0], a.rows) + product_time(a.f[1], a.rows) + copies + sync;
+    const double copies = (double)a.rows * (a.x.features + a.y.features * 4 / a.y.words) * size / 64;
+    const double tile = product_time(a.f[0], a.rows, pair) + product_time(a.f[1], a.rows, pair) + copies + sync;
     const double fills = (double)ks_ceil_div(a.units, a.teams * a.n_tiles);
     const double fill = fills * ((double)a.k_bytes / fill_bytes_per_cycle + fill_cycles) / clock_hz;
     /* A stretch's share of memory's rate, were all as long as the longest. */
@@ -196,14 +213,14 @@ static bool follow(const way &w, const ks_problem pair[2], const ks_device *devi
         return false;
     const ks_problem s0 = share_of(first, outers, inners, w.first, among);
     const ks_problem s1 = share_of(second, outers, inners, second_how, among);
-    if (!has_shape(s0.d) || !has_shape(s1.d)) return false;
+    if (!has_shape(&s0) || !has_shape(&s1)) return false;
     arguments &a = out->args;
     memset(out, 0, sizeof *out);
     a.rows = w.rows;
     fill_factor(&a.f[0], first, &s0, w, w.first, outers, inners);
     fill_factor(&a.f[1], second, &s1, w, second_how, outers, inners);
-    if (!fill_side(&a.x, first, &s0, first->c, s0.c, w, w.first, outers, inners, 8) ||
-        !fill_side(&a.y, second, &s1, second->b, s1.b, w, second_how, outers, inners, 2))
+    if (!fill_side(&a.x, first, &s0, first->c, s0.c, w, w.first, outers, inners, 4) ||
+        !fill_side(&a.y, second, &s1, second->b, s1.b, w, second_how, outers, inners, 1))
         return false;
     if (w.parts > 1) { /* what ranks share in a team, blocks share that know nothing of each other */
         a.f[1].k_part = a.f[1].k_rank, a.y.part = a.y.rank;
@@ -218,21 +235,23 @@ static bool follow(const way &w, const ks_problem pair[2], const ks_device *devi
     a.first = w.first, a.second = w.second;
     a.h_shift = (int)(first->d / inners);
     a.h_rank = (int)(w.first == BY_BLOCKS ? s0.a * s0.b * s0.d : w.first == BY_RUNS ? s0.d : 0);
-    a.h_piece = 8;
+    a.h_words = 4;
     if (w.second == BY_RUNS) {
-        a.h_piece = s1.d % 8 == 0 ? 8 : s1.d % 4 == 0 ? 4 : s1.d % 2 == 0 ? 2 : 1;
+        a.h_words = (int)(gcd(s1.d, chunk_of(&s1)) * 4 / chunk_of(&s1));
         a.h_own = divide_by(s1.d), a.h_slice = divide_by(d_slice);
     } else {
         a.h_own = divide_by(h_features), a.h_slice = divide_by(1);
     }
-    if (a.h_piece < 2) return false;
+    if (a.h_words < 1) return false;
 
-    const int widest = a.x.features > a.y.features ? a.x.features : a.y.features;
-    a.tile_pitch = (int)ks_round_up(widest * 2, 128), a.h_pitch = (int)ks_round_up(h_features * 2, 128);
-    a.tile_bytes = w.rows * a.tile_pitch;
+    const int64_t size = (int64_t)ks_type_bytes(first->type), chunks = a.x.features / chunk_of(first);
+    a.x_pitch = (int)ks_round_up(a.x.features * size, 128), a.h_pitch = (int)ks_round_up(h_features * size, 128);
+    a.x_bytes = w.rows * a.x_pitch, a.h_bytes = w.rows * a.h_pitch;
+    a.x_lanes = divide_by(ks_min(chunks, THREADS)), a.x_step = (int)(THREADS / a.x_lanes.by);
     a.k_bytes = a.f[0].planes * a.f[0].plane_bytes + a.f[1].planes * a.f[1].plane_bytes;
     a.k_bytes = (int)ks_round_up(a.k_bytes, 128);
-    const int64_t shared = (int64_t)a.k_bytes + 2 * a.tile_bytes + (int64_t)w.rows * a.h_pitch;
+    a.ahead = w.ahead;
+    const int64_t shared = (int64_t)a.k_bytes + 2 * a.x_bytes + (w.ahead ? 2 : 1) * (int64_t)a.h_bytes;
     if (shared > (int64_t)ks_cuda_shared_bytes(device)) return false;
     out->shared_bytes = (int)shared;
 
@@ -256,8 +275,8 @@ static bool is_a_pair(const ks_problem pair[2])
     const int64_t most = 1 << 20;
     for (int q = 0; q < 2; q++) {
         const ks_problem *p = &pair[q];
-        if ((p->type != KS_F16 && p->type != KS_BF16) || p->layout != KS_BATCH_FIRST || p->b % 8 || p->c % 8 ||
-            p->a > most || p->b > most || p->c > most || p->d > most || ks_k_count(p) > most * 8)
+        if (p->type == KS_F64 || p->layout != KS_BATCH_FIRST || p->b % 8 || p->c % 8 || p->a > most || p->b > most ||
+            p->c > most || p->d > most || ks_k_count(p) > most * 8)
             return false;
     }
     return true;
@@ -271,16 +290,17 @@ static bool make_plan(const ks_problem pair[2], const ks_device *device, plan *b
     const bool teams = KS_HOPPER && ks_cuda_arch(device) == 90;
     best->seconds = INFINITY;
     if (device->backend != KS_CUDA || ks_cuda_arch(device) < 80 || !is_a_pair(pair)) return false;
-    for (int rows = 16; rows <= 64; rows *= 2) {
-        for (int64_t run = common; run > 0; run = run % 32 == 0 ? run / 2 : 0)
-            try_way({run, 1, 1, rows, WHOLE_FACTOR, WHOLE_FACTOR}, pair, device, best);
-        for (int parts = 2; parts <= MOST_PARTS; parts++)
-            try_way({common, 1, parts, rows, WHOLE_FACTOR, WHOLE_FACTOR}, pair, device, best);
-        for (int blocks = 2; teams && blocks <= MOST_BLOCKS; blocks++)
-            for (const sharing first : firsts)
-                for (const sharing second : seconds)
-                    try_way({common, blocks, 1, rows, first, second}, pair, device, best);
-    }
+    for (int rows = 16; rows <= 64; rows *= 2)
+        for (const bool ahead : {false, true}) {
+            for (int64_t run = common; run > 0; run = run % 32 == 0 ? run / 2 : 0)
+                try_way({run, 1, 1, rows, ahead, WHOLE_FACTOR, WHOLE_FACTOR}, pair, device, best);
+            for (int parts = 2; parts <= MOST_PARTS; parts++)
+                try_way({common, 1, parts, rows, ahead, WHOLE_FACTOR, WHOLE_FACTOR}, pair, device, best);
+            for (int blocks = 2; teams && blocks <= MOST_BLOCKS; blocks++)
+                for (const sharing first : firsts)
+                    for (const sharing second : seconds)
+                        try_way({common, blocks, 1, rows, ahead, first, second}, pair, device, best);
+        }
     return best->seconds < INFINITY;
 }
 
@@ -321,12 +341,17 @@ static double predicted_s(const ks_problem pair[2], const ks_device *device)
     return best ? best->seconds : NAN;
 }
 
-using kernel_function = void (*)(arguments);
-
-template <class T> static kernel_function kernel_for(int rows, bool team)
+static kernel_function kernel_of(const ks_problem *p, bool taller, bool team)
 {
-    if (rows == 16) return team ? pair_kernel<T, 1, true> : pair_kernel<T, 1, false>;
-    return team ? pair_kernel<T, 2, true> : pair_kernel<T, 2, false>;
+    switch (p->type) {
+    case KS_F16:
+        return kernel_for<ks_mma::f16>(taller, team);
+    case KS_BF16:
+        return kernel_for<ks_mma::bf16>(taller, team);
+    default:
+        return p->math == KS_MATH_TF32 ? kernel_for<ks_mma::tf32>(taller, team)
+                                       : kernel_for<ks_mma::f32>(taller, team);
+    }
 }
 
 /* How many teams run at a time; the first to ask for a kernel also lets it take more shared memory than 48 KB. */
@@ -347,8 +372,7 @@ static ks_status launch(const ks_problem pair[2], const ks_pair_args *args, cons
     a.f[0].k = static_cast<const char *>(args->k[1]), a.f[1].k = static_cast<const char *>(args->k[0]);
     a.x.at = static_cast<char *>(const_cast<void *>(args->x)), a.y.at = static_cast<char *>(args->y);
     const bool team = a.blocks > 1;
-    const kernel_function kernel =
-        pair[0].type == KS_F16 ? kernel_for<ks_mma::f16>(a.rows, team) : kernel_for<ks_mma::bf16>(a.rows, team);
+    const kernel_function kernel = kernel_of(&pair[0], a.rows > 16, team);
     const void *const address = reinterpret_cast<const void *>(kernel);
     cudaLaunchAttribute cluster = {};
     cluster.id = cudaLaunchAttributeClusterDimension;

@@ -21,9 +21,9 @@
  *
  * Places. X, H and Y lie in shared memory as in memory, row by row, in the order of a slice's features; a chunk of 16 bytes is
  * moved within its 128 by an exclusive-or of its number's higher bits and of the row, so that reads along k at any power of two
- * d, and stores along j, touch all banks. K's rows (one j of one block) lie in planes of 32 k's, 64 bytes a row, as copied:
- * lane t of a quarter-warp reads chunk t, the k's 8t..8t+7 of a plane, and takes the same k's of X: the sum over k does not mind
- * that the hardware calls them by other numbers. Where c is no multiple of 32, the missing k's are zeros in both operands.
+ * d, and stores along j, touch all banks. K's rows (one j of one block) lie in planes of 64 bytes of k, as copied: lane t of four
+ * reads chunk t, and takes the same k's of X: the sum over k does not mind that the hardware calls them by other numbers. Where
+ * c ends within a plane, the missing k's are zeros in both operands.
  *
  * Which j a column of a product stands for is chosen so that a lane's results are neighbours: up to 16 bytes at a time. */
 #ifndef KS_FUSED2_CUH
@@ -34,7 +34,7 @@
 namespace ks_fused2
 {
 
-enum { WARPS = 8, THREADS = 32 * WARPS, STEP = 32, PLANE_ROW = 64, MOST_FEATURES = 1 << 15 };
+enum { WARPS = 8, THREADS = 32 * WARPS, PLANE_ROW = 64, MOST_FEATURES = 1 << 15 };
 
 /* value / by for values below 2^16. */
 struct divisor {
@@ -58,7 +58,7 @@ struct factor {
 struct side {
     char *at;
     int64_t row, outer, inner, rank, part, step;
-    int features, piece; /* elements moved at a time */
+    int features, words; /* words of a run that lie aligned: 4, 2 or 1 */
     divisor run;
 };
 
@@ -69,11 +69,14 @@ struct arguments {
     int64_t batch, units, n_tiles; /* units: (slice and part, tile of rows) */
     int rows, teams, blocks;       /* of a tile; of a team */
     int inners, parts;
-    int tile_bytes, tile_pitch, h_pitch, k_bytes;
+    int x_bytes, x_pitch, h_bytes, h_pitch, k_bytes;
+    divisor x_lanes; /* threads that copy a row of X: each a chunk, or several */
+    int x_step;      /* rows that are copied at a time */
+    bool ahead;      /* two H's: the first product is a tile ahead of the second */
     sharing first, second;
     int h_shift;            /* BY_RUNS in the first: l's of the slice's H; else 0 */
     int h_rank;             /* from one rank's outputs to the next one's */
-    int h_piece;            /* elements that always have one owner: 8, 4 or 2 */
+    int h_words;            /* neighbouring words that always have one owner: 4, 2 or 1 */
     divisor h_own, h_slice; /* of the second: features of one owner, or its l's and all l's */
 };
 
@@ -89,9 +92,10 @@ __device__ __forceinline__ int placed(int chunk, int row)
     return chunk ^ (fold & 7);
 }
 
-__device__ __forceinline__ int element_offset(int q, int row)
+template <int SIZE> __device__ __forceinline__ int element_offset(int q, int row)
 {
-    return placed(q >> 3, row) * 16 + (q & 7) * 2;
+    constexpr int PER_CHUNK = 16 / SIZE;
+    return placed(q / PER_CHUNK, row) * 16 + q % PER_CHUNK * SIZE;
 }
 
 __device__ __forceinline__ void team_arrive()
@@ -130,29 +134,22 @@ template <int WORDS> __device__ __forceinline__ void store_words(char *to, const
 }
 
 /* Where results go: to a row-wise array of this block, or to the H of the team. */
-template <bool TEAM> struct target {
+template <int SIZE, bool TEAM> struct target {
+    static constexpr int PER_WORD = 4 / SIZE;
     const arguments &p;
     char *to;
     int pitch, rank;
 
-    /* 2 * WORDS neighbouring outputs, the first of which is (ij, l) with ij = i * b + j. */
+    /* WORDS words of neighbouring outputs, the first of which is (ij, l) with ij = i * b + j. */
     template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, int row, const uint32_t *v) const
     {
-        if constexpr (TEAM) {
-            if (p.h_piece >= 2 * WORDS)
-                hand_over<WORDS>(ij, l, row, v);
-            else if constexpr (WORDS == 4) {
-                if (p.h_piece == 4) {
-                    hand_over<2>(ij, l, row, v), hand_over<2>(ij, l + 4, row, v + 2);
-                } else {
-#pragma unroll
-                    for (int w = 0; w < 4; w++) hand_over<1>(ij, l + 2 * w, row, v + w);
-                }
-            } else if constexpr (WORDS == 2) {
-                hand_over<1>(ij, l, row, v), hand_over<1>(ij, l + 2, row, v + 1);
-            }
-        } else {
-            store_words<WORDS>(to + row * pitch + element_offset(ij * d + l, row), v);
+        if constexpr (!TEAM) {
+            store_words<WORDS>(to + row * pitch + element_offset<SIZE>(ij * d + l, row), v);
+        } else if (WORDS <= p.h_words) {
+            hand_over<WORDS>(ij, l, row, v);
+        } else if constexpr (WORDS > 1) {
+            put<WORDS / 2>(ij, l, d, row, v);
+            put<WORDS / 2>(ij, l + WORDS / 2 * PER_WORD, d, row, v + WORDS / 2);
         }
     }
 
@@ -160,7 +157,7 @@ template <bool TEAM> struct target {
     {
         const int h = rank * p.h_rank + ij * p.h_shift + l;
         if (p.second == BY_OUTPUTS) {
-            const uint32_t at = ks_mma::shared_address(to + row * pitch + element_offset(h, row));
+            const uint32_t at = ks_mma::shared_address(to + row * pitch + element_offset<SIZE>(h, row));
             for (int r = 0; r < p.blocks; r++) store_remote<WORDS>(at, r, v);
             return;
         }
@@ -171,18 +168,19 @@ template <bool TEAM> struct target {
         }
         const int owner = quotient(own, p.h_own);
         const int q = (line - owner) * static_cast<int>(p.h_own.by) + own;
-        store_remote<WORDS>(ks_mma::shared_address(to + row * pitch + element_offset(q, row)), owner, v);
+        store_remote<WORDS>(ks_mma::shared_address(to + row * pitch + element_offset<SIZE>(q, row)), owner, v);
     }
 };
 
-/* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's; MODE: d, or 8 for multiples of 8. MT is 2
- * where tiles allow it and registers do. G: products of neighbouring j's. */
-template <int MODE, int MT_> struct shape {
-    static constexpr bool RUNS = MODE == 8;
-    static constexpr int D = MODE, MT = D > 3 ? 1 : MT_;
-    static constexpr int NT = MODE <= 2 ? 4 : 2;
-    static constexpr int G = MODE == 1 ? 4 : MODE == 2 ? 2 : 1;
-    static constexpr int STORED = RUNS ? 4 : G * D; /* words of a lane's neighbouring results */
+/* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's, of a pattern with d = D or, RUNS, a multiple
+ * of the D values of a chunk. MT is 2 where tiles allow it and registers do. G: products of neighbouring j's. */
+template <class T_, int D_, int MT_> struct shape {
+    using T = T_;
+    static constexpr int SIZE = T::size, PER_CHUNK = 16 / SIZE, PER_WORD = 4 / SIZE, STEP = PLANE_ROW / SIZE;
+    static constexpr bool RUNS = D_ == PER_CHUNK;
+    static constexpr int D = D_, MT = D > 3 ? 1 : MT_, NT = D <= 2 ? 4 : 2;
+    static constexpr int G = D * 8 <= PER_CHUNK ? 4 : D * 4 <= PER_CHUNK ? 2 : 1;
+    static constexpr int STORED = RUNS ? 4 : 2 * G * D / PER_WORD; /* words of a lane's neighbouring results */
     static constexpr int WORDS = STORED % 4 == 0 ? 4 : STORED % 2 == 0 ? 2 : 1;
 
     /* Which j, from the first, column c of product `tile` stands for. */
@@ -192,21 +190,26 @@ template <int MODE, int MT_> struct shape {
     }
 };
 
-/* The k's 8t..8t+7 of a step as pairs, of D neighbouring l's, from one row. chunk: where they begin; step: from k to k + 1 in
- * chunks (RUNS). */
+/* A lane's k's of a step, 16 bytes of them, as four words, of D neighbouring l's, from one row. chunk: where they begin; step:
+ * from k to k + 1 in chunks (RUNS). */
 template <class S>
 __device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_at, int row, int chunk, int step)
 {
     if constexpr (S::RUNS) {
-        uint32_t r[8][4];
+        uint32_t r[S::PER_CHUNK][4];
 #pragma unroll
-        for (int k = 0; k < 8; k++) ks_mma::load_words<4>(r[k], row_at + placed(chunk + k * step, row) * 16);
+        for (int k = 0; k < S::PER_CHUNK; k++)
+            ks_mma::load_words<4>(r[k], row_at + placed(chunk + k * step, row) * 16);
 #pragma unroll
         for (int w = 0; w < 4; w++)
 #pragma unroll
             for (int q = 0; q < 4; q++) {
-                a[2 * w][q] = ks_mma::low_halves(r[2 * q][w], r[2 * q + 1][w]);
-                a[2 * w + 1][q] = ks_mma::high_halves(r[2 * q][w], r[2 * q + 1][w]);
+                if constexpr (S::SIZE == 2) {
+                    a[2 * w][q] = ks_mma::low_halves(r[2 * q][w], r[2 * q + 1][w]);
+                    a[2 * w + 1][q] = ks_mma::high_halves(r[2 * q][w], r[2 * q + 1][w]);
+                } else {
+                    a[w][q] = r[q][w];
+                }
             }
     } else {
         uint32_t w[4 * S::D];
@@ -215,99 +218,148 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_a
 #pragma unroll
         for (int l = 0; l < S::D; l++)
 #pragma unroll
-            for (int q = 0; q < 4; q++) a[l][q] = ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1));
+            for (int q = 0; q < 4; q++)
+                a[l][q] =
+                    S::SIZE == 2 ? ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1)) : w[l + S::D * q];
     }
 }
 
+/* A warp's piece of a product: where it begins. */
+struct piece {
+    int row0, i, j0, l0;
+};
+
+/* Output (row, j, l) anew, without splitting numbers in two: Inf has no second part, and makes NaN of it. */
+template <class S>
+__device__ __noinline__ float one_output(const factor &f, const char *from, int pitch, const char *ks, int row, int i,
+                                         int j, int l)
+{
+    float sum = 0;
+    for (int k = 0; k < f.c; k++) {
+        const char *const x = from + row * pitch + element_offset<4>((i * f.c + k) * f.d + l, row);
+        const char *const w =
+            ks + k / S::STEP * f.plane_bytes + ((i * f.d + l) * f.b + j) * PLANE_ROW + k % S::STEP * 4;
+        sum = fmaf(*reinterpret_cast<const float *>(x), *reinterpret_cast<const float *>(w), sum);
+    }
+    return sum;
+}
+
+template <class S>
+__device__ __forceinline__ void rescue(float (&acc)[S::D][S::MT][S::NT][4], const factor &f, const char *from,
+                                       int pitch, const char *ks, const piece &own, int g, int t)
+{
+#pragma unroll
+    for (int q = 0; q < S::D * S::MT * S::NT * 4; q++) {
+        const int l = q / 4 / S::NT / S::MT, m = q / 4 / S::NT % S::MT, n = q / 4 % S::NT, e = q % 4;
+        const int j = own.j0 + S::column(n, 2 * t + e % 2);
+        float &v = acc[l][m][n][e];
+        if (v != v && j < f.b)
+            v = one_output<S>(f, from, pitch, ks, own.row0 + m * 16 + e / 2 * 8 + g, own.i, j, own.l0 + l);
+    }
+}
+
+/* acc[l][m-tile][n-tile] = X * K^T. */
+template <class S>
+__device__ __forceinline__ void sum_up(float (&acc)[S::D][S::MT][S::NT][4], const factor &f, const char *from,
+                                       int pitch, const char *ks, const piece &own, int g, int t)
+{
+    using T = typename S::T;
+    constexpr int D = S::D, MT = S::MT, NT = S::NT, E = S::PER_CHUNK;
+    const int step = S::RUNS ? f.d / E : 0; /* from k to k + 1, in chunks */
+    const int chunk0 = S::RUNS ? (own.i * f.c + E * t) * step + own.l0 / E : (own.i * f.c / E + t) * D;
+    const char *const x_own = from + (own.row0 + g) * pitch;
+    const char *const k_own = ks + ((own.i * f.d + own.l0) * f.b + own.j0 + S::column(0, g)) * PLANE_ROW + t * 16;
+#pragma unroll
+    for (int q = 0; q < D * MT * NT * 4; q++) (&acc[0][0][0][0])[q] = 0;
+
+    for (int s = 0; s < f.planes; s++) {
+        uint32_t a[MT][2][D][4];
+        if (s * S::STEP + E * t < f.c) {
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    read_x<S>(a[m][half], x_own + (m * 16 + half * 8) * pitch, g,
+                              chunk0 + s * (S::RUNS ? S::STEP * step : 4 * D), step);
+        } else {
+#pragma unroll
+            for (int q = 0; q < MT * 2 * D * 4; q++) (&a[0][0][0][0])[q] = 0;
+        }
+        const char *const k_plane = k_own + s * f.plane_bytes;
+#pragma unroll
+        for (int l = 0; l < D; l++) {
+            typename T::template operand<4> x[MT][2];
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int q = 0; q < 2; q++)
+                    x[m][q].set({a[m][0][l][2 * q], a[m][1][l][2 * q], a[m][0][l][2 * q + 1], a[m][1][l][2 * q + 1]});
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                uint32_t w[4];
+                ks_mma::load_words<4>(w, k_plane + (l * f.b + S::column(n, 0)) * PLANE_ROW);
+                typename T::template operand<2> k[2];
+                k[0].set({w[0], w[1]});
+                k[1].set({w[2], w[3]});
+#pragma unroll
+                for (int m = 0; m < MT; m++) T::multiply(acc[l][m][n], x[m], k);
+            }
+        }
+    }
+}
+
+/* Two neighbouring results, or one, as a word of the type. */
+template <class T, int D, class F> __device__ __forceinline__ uint32_t word_of(int w, const F &value)
+{
+    if constexpr (T::size == 2)
+        return T::pack(value(2 * w), value(2 * w + 1));
+    else
+        return __float_as_uint(value(w));
+}
+
 /* One product of a tile: its pieces of work, dealt out to the warps. */
-template <class T, class S, class To>
+template <class S, class To>
 __device__ __forceinline__ void multiply(const factor &f, const char *from, int pitch, const char *ks, int rows,
                                          const To &to)
 {
+    using T = typename S::T;
     constexpr int D = S::D, MT = S::MT, NT = S::NT, G = S::G;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int items = f.groups.by * (rows / (16 * MT));
-    for (int item = threadIdx.x / 32; item < items; item += WARPS) {
-        const int m_tile = quotient(item, f.groups), group = item - m_tile * static_cast<int>(f.groups.by);
-        const int row0 = m_tile * 16 * MT;
-        const int il = quotient(group, f.j_groups), j0 = (group - il * static_cast<int>(f.j_groups.by)) * 8 * NT;
-        const int i = S::RUNS ? quotient(il, f.l_groups) : il;
-        const int l0 = S::RUNS ? (il - i * static_cast<int>(f.l_groups.by)) * 8 : 0;
-        const int step = S::RUNS ? f.d / 8 : 0;
-        const int chunk0 = S::RUNS ? (i * f.c + 8 * t) * step + l0 / 8 : (i * f.c / 8 + t) * D;
-        const char *const x_own = from + (row0 + g) * pitch;
-        const char *const k_own = ks + ((i * f.d + l0) * f.b + j0 + S::column(0, g)) * PLANE_ROW + t * 16;
-        float acc[D][MT][NT][4];
-#pragma unroll
-        for (int q = 0; q < D * MT * NT * 4; q++) (&acc[0][0][0][0])[q] = 0;
-
-        for (int s = 0; s < f.planes; s++) {
-            uint32_t a[MT][2][D][4];
-            if (s * STEP + 8 * t < f.c) {
-#pragma unroll
-                for (int m = 0; m < MT; m++)
-#pragma unroll
-                    for (int half = 0; half < 2; half++)
-                        read_x<S>(a[m][half], x_own + (m * 16 + half * 8) * pitch, g,
-                                  chunk0 + s * (S::RUNS ? STEP * step : STEP / 8 * D), step);
-            } else {
-#pragma unroll
-                for (int q = 0; q < MT * 2 * D * 4; q++) (&a[0][0][0][0])[q] = 0;
-            }
-            const char *const k_plane = k_own + s * f.plane_bytes;
-#pragma unroll
-            for (int l = 0; l < D; l++)
-#pragma unroll
-                for (int n = 0; n < NT; n++) {
-                    uint32_t w[4];
-                    ks_mma::load_words<4>(w, k_plane + (l * f.b + S::column(n, 0)) * PLANE_ROW);
-#pragma unroll
-                    for (int m = 0; m < MT; m++)
-#pragma unroll
-                        for (int q = 0; q < 4; q += 2) {
-                            const typename T::template operand<4> x = {
-                                {a[m][0][l][q], a[m][1][l][q], a[m][0][l][q + 1], a[m][1][l][q + 1]}};
-                            const typename T::template operand<2> k = {{w[q], w[q + 1]}};
-                            T::product(acc[l][m][n], x, k);
-                        }
-                }
+    const int pieces = f.groups.by * (rows / (16 * MT));
+    for (int number = threadIdx.x / 32; number < pieces; number += WARPS) {
+        const int m_tile = quotient(number, f.groups), group = number - m_tile * static_cast<int>(f.groups.by);
+        const int il = quotient(group, f.j_groups);
+        piece own = {m_tile * 16 * MT, il, (group - il * static_cast<int>(f.j_groups.by)) * 8 * NT, 0};
+        if constexpr (S::RUNS) {
+            own.i = quotient(il, f.l_groups);
+            own.l0 = (il - own.i * static_cast<int>(f.l_groups.by)) * D;
         }
+        float acc[D][MT][NT][4];
+        sum_up<S>(acc, f, from, pitch, ks, own, g, t);
+        if constexpr (T::may_lose_infinity) rescue<S>(acc, f, from, pitch, ks, own, g, t);
 
 #pragma unroll
         for (int m = 0; m < MT; m++)
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = row0 + m * 16 + half * 8 + g;
-                if constexpr (S::RUNS) {
+            for (int half = 0; half < 2; half++)
 #pragma unroll
-                    for (int n = 0; n < NT; n++)
+                for (int n = 0; n < NT; n += G)
 #pragma unroll
-                        for (int e = 0; e < 2; e++) {
-                            const int j = j0 + n * 8 + 2 * t + e;
-                            uint32_t v[4];
-#pragma unroll
-                            for (int w = 0; w < 4; w++)
-                                v[w] = T::pack(acc[2 * w][m][n][half * 2 + e], acc[2 * w + 1][m][n][half * 2 + e]);
-                            if (j < f.b) to.template put<4>(i * f.b + j, l0, f.d, row, v);
-                        }
-                } else {
-#pragma unroll
-                    for (int n = 0; n < NT; n += G) {
-                        const int j = j0 + n * 8 + 2 * G * t;
+                    for (int e = 0; e < (S::RUNS ? 2 : 1); e++) {
+                        const int row = own.row0 + m * 16 + half * 8 + g, j = own.j0 + n * 8 + 2 * G * t + e;
+                        const auto value =
+                            [&](int q) { /* the lane's q-th output from (j, l0) on */
+                                         return S::RUNS ? acc[q % D][m][n][half * 2 + e]
+                                                        : acc[q % D][m][n + q / D / 2][half * 2 + q / D % 2];
+                            };
                         uint32_t v[S::STORED];
 #pragma unroll
-                        for (int w = 0; w < S::STORED; w++) {
-                            const int lo = 2 * w, hi = 2 * w + 1; /* of the lane's (j, l) */
-                            v[w] = T::pack(acc[lo % D][m][n + lo / D / 2][half * 2 + lo / D % 2],
-                                           acc[hi % D][m][n + hi / D / 2][half * 2 + hi / D % 2]);
-                        }
+                        for (int w = 0; w < S::STORED; w++) v[w] = word_of<T, D>(w, value);
                         if (j < f.b)
 #pragma unroll
                             for (int w = 0; w < S::STORED; w += S::WORDS)
-                                to.template put<S::WORDS>(i * f.b + j, 2 * w, f.d, row, v + w);
+                                to.template put<S::WORDS>(own.i * f.b + j, own.l0 + w * S::PER_WORD, f.d, row, v + w);
                     }
-                }
-            }
     }
 }
 
@@ -317,28 +369,28 @@ __device__ __forceinline__ void multiply_by(const factor &f, const char *from, i
 {
     switch (f.d) {
     case 1:
-        return multiply<T, shape<1, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 1, MT>>(f, from, pitch, ks, rows, to);
     case 2:
-        return multiply<T, shape<2, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 2, MT>>(f, from, pitch, ks, rows, to);
     case 3:
-        return multiply<T, shape<3, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 3, MT>>(f, from, pitch, ks, rows, to);
     case 4:
-        return multiply<T, shape<4, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 4, MT>>(f, from, pitch, ks, rows, to);
     case 6:
-        return multiply<T, shape<6, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 6, MT>>(f, from, pitch, ks, rows, to);
     default:
-        return multiply<T, shape<8, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 16 / T::size, MT>>(f, from, pitch, ks, rows, to);
     }
 }
 
 /* A block's rows of K into shared memory. */
-static __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
+template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
 {
-    const int chunks = f.planes * (STEP / 8), step = THREADS / chunks; /* chunks of a row */
+    const int chunks = f.planes * 4, step = THREADS / chunks; /* chunks of a row */
     const int chunk = threadIdx.x % chunks, row0 = threadIdx.x / chunks;
     const uint32_t own = ks_mma::shared_address(to) + chunk / 4 * f.plane_bytes + chunk % 4 * 16;
-    const int64_t k_row = static_cast<int64_t>(f.c) * 2;
-    const bool inside = chunk * 8 < f.c;
+    const int64_t k_row = static_cast<int64_t>(f.c) * SIZE;
+    const bool inside = chunk * 16 < k_row;
     if (row0 >= step) return;
     for (int s = 0; s < f.stretches; s++) {
         const char *from = f.k + (first_row + s * f.stretch_step + row0) * k_row + chunk * 16;
@@ -348,57 +400,65 @@ static __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t
     }
 }
 
-/* Calls body(q, offset) for each of the side's pieces that this thread has, and the rows it has of them: first, then in steps. */
-template <class F> __device__ __forceinline__ void each_piece(const side &s, const F &body)
+/* A tile's rows of X; zeros behind the last. */
+template <int SIZE>
+__device__ __forceinline__ void load_x(const arguments &p, const char *from, char *to, int64_t left)
 {
-    const int pieces = s.features / s.piece, lanes = min(pieces, static_cast<int>(THREADS)), step = THREADS / lanes;
-    const int row0 = threadIdx.x / lanes;
-    if (row0 >= step) return;
-    for (int piece = threadIdx.x - row0 * lanes; piece < pieces; piece += THREADS) {
-        const int q = piece * s.piece, run = quotient(q, s.run);
-        body(q, run * s.step + (q - run * static_cast<int>(s.run.by)), row0, step);
+    const int row0 = quotient(threadIdx.x, p.x_lanes), lanes = static_cast<int>(p.x_lanes.by);
+    if (row0 >= p.x_step) return;
+    const int64_t step = p.x_step * p.x.row * SIZE;
+    for (int chunk = threadIdx.x - row0 * lanes; chunk * 16 < p.x.features * SIZE; chunk += lanes) {
+        const int q = chunk * 16 / SIZE, run = quotient(q, p.x.run);
+        const int64_t offset = row0 * p.x.row + run * p.x.step + (q - run * static_cast<int>(p.x.run.by));
+        const char *at = from + offset * SIZE;
+#pragma unroll 4
+        for (int row = row0; row < p.rows; row += p.x_step, at += step)
+            ks_mma::copy16(ks_mma::shared_address(to + row * p.x_pitch + placed(chunk, row) * 16),
+                           row < left ? at : from, row < left);
     }
 }
 
-/* A tile's rows of X; zeros behind the last. */
-static __device__ __forceinline__ void load_x(const side &s, const char *from, char *to, int pitch, int rows,
-                                              int64_t left)
-{
-    each_piece(s, [&](int q, int64_t offset, int row0, int step) {
-        const char *at = from + (row0 * s.row + offset) * 2;
-        for (int row = row0; row < rows; row += step, at += step * s.row * 2)
-            ks_mma::copy16(ks_mma::shared_address(to + row * pitch + placed(q >> 3, row) * 16),
-                           row < left ? at : from, row < left);
-    });
-}
+/* Y in memory: results go there from the registers, a lane's neighbours together. */
+template <int SIZE> struct sink {
+    const side &y;
+    char *to;
+    int64_t left; /* rows of the tile that there are */
 
-static __device__ __forceinline__ void store_y(const side &s, char *to, const char *from, int pitch, int rows,
-                                               int64_t left)
-{
-    each_piece(s, [&](int q, int64_t offset, int row0, int step) {
-        char *at = to + (row0 * s.row + offset) * 2;
-        for (int row = row0; row < rows && row < left; row += step, at += step * s.row * 2) {
-            const char *const own = from + row * pitch + element_offset(q, row);
-            if (s.piece == 8)
-                *reinterpret_cast<uint4 *>(at) = *reinterpret_cast<const uint4 *>(own);
-            else if (s.piece == 4)
-                *reinterpret_cast<uint2 *>(at) = *reinterpret_cast<const uint2 *>(own);
-            else
-                *reinterpret_cast<uint32_t *>(at) = *reinterpret_cast<const uint32_t *>(own);
+    template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, int row, const uint32_t *v) const
+    {
+        if (row >= left) return;
+        if (WORDS <= y.words) {
+            const int q = ij * d + l, run = quotient(q, y.run);
+            const int64_t offset = row * y.row + run * y.step + (q - run * static_cast<int>(y.run.by));
+            store_words<WORDS>(to + offset * SIZE, v);
+        } else if constexpr (WORDS > 1) {
+            put<WORDS / 2>(ij, l, d, row, v);
+            put<WORDS / 2>(ij, l + WORDS / 2 * (4 / SIZE), d, row, v + WORDS / 2);
         }
-    });
+    }
+};
+
+/* Until all threads of the block are here, and all that the team has sent since the last such call. */
+template <bool TEAM> __device__ __forceinline__ void meet()
+{
+    if constexpr (TEAM) {
+        team_arrive();
+        team_wait();
+    } else {
+        __syncthreads();
+    }
 }
 
 template <class T, int MT, bool TEAM>
 __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant__ arguments p)
 {
+    constexpr int SIZE = T::size;
     extern __shared__ __align__(128) char memory[];
     const int team = blockIdx.x / p.blocks, rank = blockIdx.x % p.blocks;
-    char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes, *const tiles = memory + p.k_bytes;
-    char *const h = tiles + 2 * p.tile_bytes;
+    char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes;
+    char *const x_tiles = memory + p.k_bytes, *const h_tiles = x_tiles + 2 * p.x_bytes;
     int64_t unit = p.units * team / p.teams;
     const int64_t end = p.units * (team + 1) / p.teams;
-    if constexpr (TEAM) team_arrive(); /* that H may be written */
     while (unit < end) {
         /* A stretch of tiles with the same weights. */
         const int64_t own = unit / p.n_tiles, tile0 = unit % p.n_tiles, slice = own / p.parts;
@@ -410,44 +470,66 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
 #pragma unroll 1
         for (int q = 0; q < 2; q++) {
             const factor &f = p.f[q];
-            load_k(f, q ? k1 : memory, outer * f.k_outer + inner * f.k_inner + rank * f.k_rank + part * f.k_part);
+            load_k<SIZE>(f, q ? k1 : memory,
+                         outer * f.k_outer + inner * f.k_inner + rank * f.k_rank + part * f.k_part);
         }
-        const char *const x = p.x.at + first_of(p.x) * 2;
-        char *const y = p.y.at + first_of(p.y) * 2;
-        const auto fetch = [&](int64_t tile, int stage) {
-            const int64_t n0 = (tile0 + tile) * p.rows;
+        const char *const x = p.x.at + (first_of(p.x) + tile0 * p.rows * p.x.row) * SIZE;
+        char *const y = p.y.at + (first_of(p.y) + tile0 * p.rows * p.y.row) * SIZE;
+        const int64_t left = p.batch - tile0 * p.rows;
+        const auto fetch = [&](int64_t tile) {
             if (tile < count)
-                load_x(p.x, x + n0 * p.x.row * 2, tiles + stage * p.tile_bytes, p.tile_pitch, p.rows, p.batch - n0);
+                load_x<SIZE>(p, x + tile * p.rows * p.x.row * SIZE, x_tiles + (tile & 1) * p.x_bytes,
+                             left - tile * p.rows);
             ks_mma::copies_commit();
         };
-        fetch(0, 0);
-        fetch(1, 1);
-        for (int64_t tile = 0; tile < count; tile++) {
-            char *const now = tiles + (tile & 1) * p.tile_bytes;
-            ks_mma::copies_wait(1);
-            __syncthreads();
-            if constexpr (TEAM) team_wait();
-            const target<TEAM> to_h = {p, h, p.h_pitch, rank};
-            multiply_by<T, MT>(p.f[0], now, p.tile_pitch, memory, p.rows, to_h);
-            if constexpr (TEAM) {
-                team_arrive();
-                team_wait();
-            } else {
-                __syncthreads();
+        const auto first_product = [&](int64_t tile) {
+            const target<SIZE, TEAM> to = {p, h_tiles + (p.ahead ? tile & 1 : 0) * p.h_bytes, p.h_pitch, rank};
+            multiply_by<T, MT>(p.f[0], x_tiles + (tile & 1) * p.x_bytes, p.x_pitch, memory, p.rows, to);
+        };
+        fetch(0);
+        if (p.ahead) {
+            /* Neither product of a turn waits for the other: one is a tile ahead. */
+            for (int64_t tile = -1; tile < count; tile++) {
+                ks_mma::copies_wait(0);
+                meet<TEAM>();
+                fetch(tile + 2);
+                if (tile + 1 < count) first_product(tile + 1);
+                const sink<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
+                if (tile >= 0)
+                    multiply_by<T, MT>(p.f[1], h_tiles + (tile & 1) * p.h_bytes, p.h_pitch, k1, p.rows, to);
             }
-            const target<false> to_y = {p, now, p.tile_pitch, rank};
-            multiply_by<T, MT>(p.f[1], h, p.h_pitch, k1, p.rows, to_y);
-            if constexpr (TEAM) team_arrive();
-            __syncthreads();
-            const int64_t n0 = (tile0 + tile) * p.rows;
-            store_y(p.y, y + n0 * p.y.row * 2, now, p.tile_pitch, p.rows, p.batch - n0);
-            __syncthreads();
-            fetch(tile + 2, static_cast<int>(tile & 1));
+        } else {
+            fetch(1);
+            for (int64_t tile = 0; tile < count; tile++) {
+                ks_mma::copies_wait(1);
+                meet<TEAM>();
+                first_product(tile);
+                meet<TEAM>();
+                fetch(tile + 2);
+                const sink<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
+                multiply_by<T, MT>(p.f[1], h_tiles, p.h_pitch, k1, p.rows, to);
+            }
         }
+        __syncthreads(); /* before other weights take the place of these */
         unit += count;
     }
-    if constexpr (TEAM) team_wait();
+    meet<TEAM>(); /* nobody may end whose shared memory another still writes */
 }
+
+using kernel_function = void (*)(arguments);
+
+/* For tiles of 16 rows or more, alone or in teams. */
+template <class T> kernel_function kernel_for(bool taller, bool team)
+{
+    if (taller) return team ? pair_kernel<T, 2, true> : pair_kernel<T, 2, false>;
+    return team ? pair_kernel<T, 1, true> : pair_kernel<T, 1, false>;
+}
+
+/* Compiled once for each type and math. */
+extern template kernel_function kernel_for<ks_mma::f16>(bool, bool);
+extern template kernel_function kernel_for<ks_mma::bf16>(bool, bool);
+extern template kernel_function kernel_for<ks_mma::f32>(bool, bool);
+extern template kernel_function kernel_for<ks_mma::tf32>(bool, bool);
 
 } // namespace ks_fused2
 
