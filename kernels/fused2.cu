@@ -126,7 +126,7 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, con
     f->stretches = (int)(whole / f->stretch);
     f->j_groups = divide_by(ks_ceil_div(s->b, columns));
     f->l_groups = divide_by(in_runs(s) ? s->d / chunk_of(s) : 1);
-    f->groups = divide_by(s->a * f->l_groups.by * f->j_groups.by);
+    f->groups = divide_by(ks_ceil_div(s->a, s->d == 1 ? 2 : 1) * f->l_groups.by * f->j_groups.by);
 }
 
 /* X or Y: `width` is c or b, of the pattern p and of the share s. False if its pieces would be too small. */
@@ -135,13 +135,13 @@ static bool fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t
 {
     const int64_t features = s->a * own_width * s->d;
     int64_t run = features; /* all neighbours */
-    x->step = 0;
+    x->step = (int)features;
     if (inners > 1)
-        run = w.run, x->step = w.run * inners;
+        run = w.run, x->step = (int)(w.run * inners);
     else if (how == BY_RUNS)
-        run = s->d, x->step = p->d;
+        run = s->d, x->step = (int)p->d;
     else if (own_width < width && s->a > 1)
-        run = own_width * s->d, x->step = width * p->d;
+        run = own_width * s->d, x->step = (int)(width * p->d);
     x->row = p->a * width * p->d;
     x->outer = p->a / outers * width * p->d, x->inner = w.run;
     x->rank = how == BY_BLOCKS    ? s->a * width * p->d
@@ -152,7 +152,7 @@ static bool fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t
     x->features = (int)features;
     x->words = (int)(gcd(run, chunk_of(p)) * 4 / chunk_of(p));
     x->run = divide_by(run);
-    return x->words >= least && features <= MOST_FEATURES;
+    return x->words >= least && x->row * (int64_t)ks_type_bytes(p->type) < INT32_MAX && features <= MOST_FEATURES;
 }
 
 static double larger(double a, double b)
@@ -169,8 +169,8 @@ static double smaller(double a, double b)
  * warp waits for in each piece of its work. */
 static double product_time(const factor &f, int rows, const ks_problem *p)
 {
-    const int per_chunk = (int)chunk_of(p), l = f.d % per_chunk == 0 ? per_chunk : f.d;
-    const int nt = l <= 2 ? 4 : 2, mt = l > 3 || rows == 16 ? 1 : 2;
+    const int per_chunk = (int)chunk_of(p), l = f.d % per_chunk == 0 ? per_chunk : f.d == 1 ? 2 : f.d;
+    const int nt = f.d <= 2 ? 4 : 2, mt = l > 3 || rows == 16 ? 1 : 2;
     const double product_cycles = p->type != KS_F32         ? half_cycles
                                   : p->math == KS_MATH_TF32 ? tf32_cycles
                                                             : float_cycles;

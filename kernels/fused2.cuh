@@ -57,8 +57,8 @@ struct factor {
 /* X or Y as a block sees it: `features` of each row, in runs of neighbours. Offsets in elements. */
 struct side {
     char *at;
-    int64_t row, outer, inner, rank, part, step;
-    int features, words; /* words of a run that lie aligned: 4, 2 or 1 */
+    int64_t row, outer, inner, rank, part;
+    int step, features, words; /* words of a run that lie aligned: 4, 2 or 1 */
     divisor run;
 };
 
@@ -133,52 +133,95 @@ template <int WORDS> __device__ __forceinline__ void store_words(char *to, const
         *reinterpret_cast<uint32_t *>(to) = v[0];
 }
 
-/* Where results go: to a row-wise array of this block, or to the H of the team. */
-template <int SIZE, bool TEAM> struct target {
+/* Where results go, row by row: the H of this block or, of a team, of whoever needs them. */
+template <int SIZE, bool TEAM> struct hidden {
     static constexpr int PER_WORD = 4 / SIZE;
     const arguments &p;
     char *to;
-    int pitch, rank;
+    int rank;
 
-    /* WORDS words of neighbouring outputs, the first of which is (ij, l) with ij = i * b + j. */
-    template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, int row, const uint32_t *v) const
-    {
-        if constexpr (!TEAM) {
-            store_words<WORDS>(to + row * pitch + element_offset<SIZE>(ij * d + l, row), v);
-        } else if (WORDS <= p.h_words) {
-            hand_over<WORDS>(ij, l, row, v);
-        } else if constexpr (WORDS > 1) {
-            put<WORDS / 2>(ij, l, d, row, v);
-            put<WORDS / 2>(ij, l + WORDS / 2 * PER_WORD, d, row, v + WORDS / 2);
+    struct line {
+        const hidden &h;
+        char *at;
+        int row;
+
+        /* WORDS words of neighbouring outputs, the first of which is (ij, l) with ij = i * b + j. */
+        template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, const uint32_t *v) const
+        {
+            if constexpr (!TEAM) {
+                store_words<WORDS>(at + element_offset<SIZE>(ij * d + l, row), v);
+            } else if (WORDS <= h.p.h_words) {
+                h.template hand_over<WORDS>(ij, l, at, row, v);
+            } else if constexpr (WORDS > 1) {
+                put<WORDS / 2>(ij, l, d, v);
+                put<WORDS / 2>(ij, l + WORDS / 2 * PER_WORD, d, v + WORDS / 2);
+            }
         }
+    };
+
+    __device__ __forceinline__ line at_row(int row) const
+    {
+        return {*this, to + row * p.h_pitch, row};
     }
 
-    template <int WORDS> __device__ __forceinline__ void hand_over(int ij, int l, int row, const uint32_t *v) const
+    template <int WORDS>
+    __device__ __forceinline__ void hand_over(int ij, int l, char *at, int row, const uint32_t *v) const
     {
-        const int h = rank * p.h_rank + ij * p.h_shift + l;
+        const int place = rank * p.h_rank + ij * p.h_shift + l;
         if (p.second == BY_OUTPUTS) {
-            const uint32_t at = ks_mma::shared_address(to + row * pitch + element_offset<SIZE>(h, row));
-            for (int r = 0; r < p.blocks; r++) store_remote<WORDS>(at, r, v);
+            const uint32_t there = ks_mma::shared_address(at + element_offset<SIZE>(place, row));
+            for (int r = 0; r < p.blocks; r++) store_remote<WORDS>(there, r, v);
             return;
         }
-        int own = h, line = 0;
+        int own = place, run = 0;
         if (p.second == BY_RUNS) {
-            line = quotient(h, p.h_slice);
-            own = h - line * static_cast<int>(p.h_slice.by);
+            run = quotient(place, p.h_slice);
+            own = place - run * static_cast<int>(p.h_slice.by);
         }
         const int owner = quotient(own, p.h_own);
-        const int q = (line - owner) * static_cast<int>(p.h_own.by) + own;
-        store_remote<WORDS>(ks_mma::shared_address(to + row * pitch + element_offset<SIZE>(q, row)), owner, v);
+        const int q = (run - owner) * static_cast<int>(p.h_own.by) + own;
+        store_remote<WORDS>(ks_mma::shared_address(at + element_offset<SIZE>(q, row)), owner, v);
     }
 };
 
-/* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's, of a pattern with d = D or, RUNS, a multiple
- * of the D values of a chunk. MT is 2 where tiles allow it and registers do. G: products of neighbouring j's. */
+/* The same for Y in memory: a lane's neighbours together. */
+template <int SIZE> struct memory_rows {
+    const side &y;
+    char *to;
+    int64_t left; /* rows of the tile that there are */
+
+    struct line {
+        const side &y;
+        char *at;
+        bool there;
+
+        template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, const uint32_t *v) const
+        {
+            if (!there) return;
+            if (WORDS <= y.words) {
+                const int q = ij * d + l, run = quotient(q, y.run);
+                store_words<WORDS>(at + (q + run * (y.step - static_cast<int>(y.run.by))) * SIZE, v);
+            } else if constexpr (WORDS > 1) {
+                put<WORDS / 2>(ij, l, d, v);
+                put<WORDS / 2>(ij, l + WORDS / 2 * (4 / SIZE), d, v + WORDS / 2);
+            }
+        }
+    };
+
+    __device__ __forceinline__ line at_row(int row) const
+    {
+        return {y, to + row * y.row * SIZE, row < left};
+    }
+};
+
+/* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's of I super-blocks, of a pattern with d = D
+ * or, RUNS, a multiple of the D values of a chunk. MT is 2 where tiles allow it and registers do. fused2.cu knows these, too. G: products of neighbouring j's. */
 template <class T_, int D_, int MT_> struct shape {
     using T = T_;
     static constexpr int SIZE = T::size, PER_CHUNK = 16 / SIZE, PER_WORD = 4 / SIZE, STEP = PLANE_ROW / SIZE;
     static constexpr bool RUNS = D_ == PER_CHUNK;
     static constexpr int D = D_, MT = D > 3 ? 1 : MT_, NT = D <= 2 ? 4 : 2;
+    static constexpr int I = D == 1 ? 2 : 1, BLOCKS = I * D;
     static constexpr int G = D * 8 <= PER_CHUNK ? 4 : D * 4 <= PER_CHUNK ? 2 : 1;
     static constexpr int STORED = RUNS ? 4 : 2 * G * D / PER_WORD; /* words of a lane's neighbouring results */
     static constexpr int WORDS = STORED % 4 == 0 ? 4 : STORED % 2 == 0 ? 2 : 1;
@@ -219,8 +262,8 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_a
         for (int l = 0; l < S::D; l++)
 #pragma unroll
             for (int q = 0; q < 4; q++)
-                a[l][q] =
-                    S::SIZE == 2 ? ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1)) : w[l + S::D * q];
+                a[l][q] = S::SIZE == 2 && S::D > 1 ? ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1))
+                                                   : w[l + S::D * q];
     }
 }
 
@@ -229,7 +272,9 @@ struct piece {
     int row0, i, j0, l0;
 };
 
-/* Output (row, j, l) anew, without splitting numbers in two: Inf has no second part, and makes NaN of it. */
+template <class S> using sums = float[S::BLOCKS][S::MT][S::NT][4];
+
+/* Output (row, j) of block i * d + l anew, without splitting numbers in two: Inf has no second part, and makes NaN of it. */
 template <class S>
 __device__ __noinline__ float one_output(const factor &f, const char *from, int pitch, const char *ks, int row, int i,
                                          int j, int l)
@@ -245,71 +290,80 @@ __device__ __noinline__ float one_output(const factor &f, const char *from, int 
 }
 
 template <class S>
-__device__ __forceinline__ void rescue(float (&acc)[S::D][S::MT][S::NT][4], const factor &f, const char *from,
-                                       int pitch, const char *ks, const piece &own, int g, int t)
+__device__ __forceinline__ void rescue(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
+                                       const piece &own, int g, int t)
 {
 #pragma unroll
-    for (int q = 0; q < S::D * S::MT * S::NT * 4; q++) {
-        const int l = q / 4 / S::NT / S::MT, m = q / 4 / S::NT % S::MT, n = q / 4 % S::NT, e = q % 4;
-        const int j = own.j0 + S::column(n, 2 * t + e % 2);
-        float &v = acc[l][m][n][e];
-        if (v != v && j < f.b)
-            v = one_output<S>(f, from, pitch, ks, own.row0 + m * 16 + e / 2 * 8 + g, own.i, j, own.l0 + l);
+    for (int q = 0; q < S::BLOCKS * S::MT * S::NT * 4; q++) {
+        const int u = q / 4 / S::NT / S::MT, m = q / 4 / S::NT % S::MT, n = q / 4 % S::NT, e = q % 4;
+        const int i = own.i + u / S::D, j = own.j0 + S::column(n, 2 * t + e % 2);
+        float &v = acc[u][m][n][e];
+        if (v != v && j < f.b && i < f.a)
+            v = one_output<S>(f, from, pitch, ks, own.row0 + m * 16 + e / 2 * 8 + g, i, j, own.l0 + u % S::D);
     }
 }
 
-/* acc[l][m-tile][n-tile] = X * K^T. */
+/* acc[block][m-tile][n-tile] = X * K^T. */
 template <class S>
-__device__ __forceinline__ void sum_up(float (&acc)[S::D][S::MT][S::NT][4], const factor &f, const char *from,
-                                       int pitch, const char *ks, const piece &own, int g, int t)
+__device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
+                                       const piece &own, int g, int t)
 {
     using T = typename S::T;
-    constexpr int D = S::D, MT = S::MT, NT = S::NT, E = S::PER_CHUNK;
+    constexpr int D = S::D, I = S::I, MT = S::MT, NT = S::NT, E = S::PER_CHUNK;
     const int step = S::RUNS ? f.d / E : 0; /* from k to k + 1, in chunks */
-    const int chunk0 = S::RUNS ? (own.i * f.c + E * t) * step + own.l0 / E : (own.i * f.c / E + t) * D;
     const char *const x_own = from + (own.row0 + g) * pitch;
-    const char *const k_own = ks + ((own.i * f.d + own.l0) * f.b + own.j0 + S::column(0, g)) * PLANE_ROW + t * 16;
+    int chunk0[I], k_row[I];
 #pragma unroll
-    for (int q = 0; q < D * MT * NT * 4; q++) (&acc[0][0][0][0])[q] = 0;
+    for (int v = 0; v < I; v++) {
+        const int i = I == 1 ? own.i : min(own.i + v, f.a - 1); /* what is no more is done twice */
+        chunk0[v] = S::RUNS ? (i * f.c + E * t) * step + own.l0 / E : (i * f.c / E + t) * D;
+        k_row[v] = ((i * f.d + own.l0) * f.b + own.j0 + S::column(0, g)) * PLANE_ROW + t * 16;
+    }
+#pragma unroll
+    for (int q = 0; q < S::BLOCKS * MT * NT * 4; q++) (&acc[0][0][0][0])[q] = 0;
 
     for (int s = 0; s < f.planes; s++) {
-        uint32_t a[MT][2][D][4];
+        uint32_t a[MT][2][I][D][4];
         if (s * S::STEP + E * t < f.c) {
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int half = 0; half < 2; half++)
-                    read_x<S>(a[m][half], x_own + (m * 16 + half * 8) * pitch, g,
-                              chunk0 + s * (S::RUNS ? S::STEP * step : 4 * D), step);
+#pragma unroll
+                    for (int v = 0; v < I; v++)
+                        read_x<S>(a[m][half][v], x_own + (m * 16 + half * 8) * pitch, g,
+                                  chunk0[v] + s * (S::RUNS ? S::STEP * step : 4 * D), step);
         } else {
 #pragma unroll
-            for (int q = 0; q < MT * 2 * D * 4; q++) (&a[0][0][0][0])[q] = 0;
+            for (int q = 0; q < MT * 2 * S::BLOCKS * 4; q++) (&a[0][0][0][0][0])[q] = 0;
         }
-        const char *const k_plane = k_own + s * f.plane_bytes;
 #pragma unroll
-        for (int l = 0; l < D; l++) {
+        for (int u = 0; u < S::BLOCKS; u++) {
+            const int v = u / D, l = u % D;
+            const char *const k_plane = ks + s * f.plane_bytes + k_row[v] + l * f.b * PLANE_ROW;
             typename T::template operand<4> x[MT][2];
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
                 for (int q = 0; q < 2; q++)
-                    x[m][q].set({a[m][0][l][2 * q], a[m][1][l][2 * q], a[m][0][l][2 * q + 1], a[m][1][l][2 * q + 1]});
+                    x[m][q].set({a[m][0][v][l][2 * q], a[m][1][v][l][2 * q], a[m][0][v][l][2 * q + 1],
+                                 a[m][1][v][l][2 * q + 1]});
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 uint32_t w[4];
-                ks_mma::load_words<4>(w, k_plane + (l * f.b + S::column(n, 0)) * PLANE_ROW);
+                ks_mma::load_words<4>(w, k_plane + S::column(n, 0) * PLANE_ROW);
                 typename T::template operand<2> k[2];
                 k[0].set({w[0], w[1]});
                 k[1].set({w[2], w[3]});
 #pragma unroll
-                for (int m = 0; m < MT; m++) T::multiply(acc[l][m][n], x[m], k);
+                for (int m = 0; m < MT; m++) T::multiply(acc[u][m][n], x[m], k);
             }
         }
     }
 }
 
 /* Two neighbouring results, or one, as a word of the type. */
-template <class T, int D, class F> __device__ __forceinline__ uint32_t word_of(int w, const F &value)
+template <class T, class F> __device__ __forceinline__ uint32_t word_of(int w, const F &value)
 {
     if constexpr (T::size == 2)
         return T::pack(value(2 * w), value(2 * w + 1));
@@ -317,49 +371,61 @@ template <class T, int D, class F> __device__ __forceinline__ uint32_t word_of(i
         return __float_as_uint(value(w));
 }
 
+/* A lane's results of row half * 8 + g of m-tile m and super-block own.i + v, neighbours together. */
+template <class S, class Line>
+__device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, const piece &own, int v, int m, int half,
+                                        int t, const Line &to)
+{
+    using T = typename S::T;
+    constexpr int D = S::D, G = S::G;
+    const int i = own.i + v;
+    if (S::I > 1 && i >= f.a) return;
+#pragma unroll
+    for (int n = 0; n < S::NT; n += G)
+#pragma unroll
+        for (int e = 0; e < (S::RUNS ? 2 : 1); e++) {
+            const int j = own.j0 + n * 8 + 2 * G * t + e;
+            const auto value = [&](int q) { /* the q-th from (j, l0) on */
+                                            return S::RUNS
+                                                       ? acc[q % D][m][n][half * 2 + e]
+                                                       : acc[v * D + q % D][m][n + q / D / 2][half * 2 + q / D % 2];
+            };
+            uint32_t words[S::STORED];
+#pragma unroll
+            for (int w = 0; w < S::STORED; w++) words[w] = word_of<T>(w, value);
+            if (j < f.b)
+#pragma unroll
+                for (int w = 0; w < S::STORED; w += S::WORDS)
+                    to.template put<S::WORDS>(i * f.b + j, own.l0 + w * S::PER_WORD, f.d, words + w);
+        }
+}
+
 /* One product of a tile: its pieces of work, dealt out to the warps. */
 template <class S, class To>
 __device__ __forceinline__ void multiply(const factor &f, const char *from, int pitch, const char *ks, int rows,
                                          const To &to)
 {
-    using T = typename S::T;
-    constexpr int D = S::D, MT = S::MT, NT = S::NT, G = S::G;
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int pieces = f.groups.by * (rows / (16 * MT));
+    const int pieces = f.groups.by * (rows / (16 * S::MT));
     for (int number = threadIdx.x / 32; number < pieces; number += WARPS) {
         const int m_tile = quotient(number, f.groups), group = number - m_tile * static_cast<int>(f.groups.by);
         const int il = quotient(group, f.j_groups);
-        piece own = {m_tile * 16 * MT, il, (group - il * static_cast<int>(f.j_groups.by)) * 8 * NT, 0};
+        piece own = {m_tile * 16 * S::MT, il * S::I, (group - il * static_cast<int>(f.j_groups.by)) * 8 * S::NT, 0};
         if constexpr (S::RUNS) {
             own.i = quotient(il, f.l_groups);
-            own.l0 = (il - own.i * static_cast<int>(f.l_groups.by)) * D;
+            own.l0 = (il - own.i * static_cast<int>(f.l_groups.by)) * S::D;
         }
-        float acc[D][MT][NT][4];
+        sums<S> acc;
         sum_up<S>(acc, f, from, pitch, ks, own, g, t);
-        if constexpr (T::may_lose_infinity) rescue<S>(acc, f, from, pitch, ks, own, g, t);
-
+        if constexpr (S::T::may_lose_infinity) rescue<S>(acc, f, from, pitch, ks, own, g, t);
 #pragma unroll
-        for (int m = 0; m < MT; m++)
+        for (int m = 0; m < S::MT; m++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
+            for (int half = 0; half < 2; half++) {
+                const auto line = to.at_row(own.row0 + m * 16 + half * 8 + g);
 #pragma unroll
-                for (int n = 0; n < NT; n += G)
-#pragma unroll
-                    for (int e = 0; e < (S::RUNS ? 2 : 1); e++) {
-                        const int row = own.row0 + m * 16 + half * 8 + g, j = own.j0 + n * 8 + 2 * G * t + e;
-                        const auto value =
-                            [&](int q) { /* the lane's q-th output from (j, l0) on */
-                                         return S::RUNS ? acc[q % D][m][n][half * 2 + e]
-                                                        : acc[q % D][m][n + q / D / 2][half * 2 + q / D % 2];
-                            };
-                        uint32_t v[S::STORED];
-#pragma unroll
-                        for (int w = 0; w < S::STORED; w++) v[w] = word_of<T, D>(w, value);
-                        if (j < f.b)
-#pragma unroll
-                            for (int w = 0; w < S::STORED; w += S::WORDS)
-                                to.template put<S::WORDS>(own.i * f.b + j, own.l0 + w * S::PER_WORD, f.d, row, v + w);
-                    }
+                for (int v = 0; v < S::I; v++) put_row<S>(acc, f, own, v, m, half, t, line);
+            }
     }
 }
 
@@ -418,26 +484,6 @@ __device__ __forceinline__ void load_x(const arguments &p, const char *from, cha
     }
 }
 
-/* Y in memory: results go there from the registers, a lane's neighbours together. */
-template <int SIZE> struct sink {
-    const side &y;
-    char *to;
-    int64_t left; /* rows of the tile that there are */
-
-    template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, int row, const uint32_t *v) const
-    {
-        if (row >= left) return;
-        if (WORDS <= y.words) {
-            const int q = ij * d + l, run = quotient(q, y.run);
-            const int64_t offset = row * y.row + run * y.step + (q - run * static_cast<int>(y.run.by));
-            store_words<WORDS>(to + offset * SIZE, v);
-        } else if constexpr (WORDS > 1) {
-            put<WORDS / 2>(ij, l, d, row, v);
-            put<WORDS / 2>(ij, l + WORDS / 2 * (4 / SIZE), d, row, v + WORDS / 2);
-        }
-    }
-};
-
 /* Until all threads of the block are here, and all that the team has sent since the last such call. */
 template <bool TEAM> __device__ __forceinline__ void meet()
 {
@@ -483,7 +529,7 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
             ks_mma::copies_commit();
         };
         const auto first_product = [&](int64_t tile) {
-            const target<SIZE, TEAM> to = {p, h_tiles + (p.ahead ? tile & 1 : 0) * p.h_bytes, p.h_pitch, rank};
+            const hidden<SIZE, TEAM> to = {p, h_tiles + (p.ahead ? tile & 1 : 0) * p.h_bytes, rank};
             multiply_by<T, MT>(p.f[0], x_tiles + (tile & 1) * p.x_bytes, p.x_pitch, memory, p.rows, to);
         };
         fetch(0);
@@ -494,7 +540,7 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
                 meet<TEAM>();
                 fetch(tile + 2);
                 if (tile + 1 < count) first_product(tile + 1);
-                const sink<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
+                const memory_rows<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
                 if (tile >= 0)
                     multiply_by<T, MT>(p.f[1], h_tiles + (tile & 1) * p.h_bytes, p.h_pitch, k1, p.rows, to);
             }
@@ -506,7 +552,7 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
                 first_product(tile);
                 meet<TEAM>();
                 fetch(tile + 2);
-                const sink<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
+                const memory_rows<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
                 multiply_by<T, MT>(p.f[1], h_tiles, p.h_pitch, k1, p.rows, to);
             }
         }
