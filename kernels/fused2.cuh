@@ -3,33 +3,32 @@
  * Why. Two launches write what lies between the factors and read it again. Where both are bound by memory that is half of all
  * traffic: with Monarch's square factors 4 passes over the activations, here 2.
  *
- * What a block keeps. All weights that it needs, for as long as it lives, since they are read again for every row; two tiles of
- * X, of which the second arrives while the first is worked on; and one tile of the intermediate H. Y takes the place of its X,
- * from where it is stored in whole rows. So a tile of TN rows is: X there? -> product -> H -> product -> Y -> store, fetch X of
- * the tile after next. Weights that were read again from L2 for every tile would be the limit instead: at n = 4096 they are 1 MB,
- * and 16 rows of X and Y 256 KB.
+ * What a block keeps in shared memory: all weights, for as long as it lives, since they are needed again for every row; two
+ * tiles of X, of which the second arrives while the first is worked on; and one tile of the intermediate H. Y takes the place of
+ * its X, from where it is stored in whole rows. So a tile is: X there? -> product -> H -> product -> Y -> store, fetch X of the
+ * tile after next. Weights that were read again from L2 for every tile would be the limit instead: at n = 4096 they are 1 MB,
+ * and 16 rows of X and Y 256 KB. So pairs whose weights do not fit are declined.
  *
- * Slices. A pair falls apart into independent ones: along the outermost index, where both have super-blocks in common (A of
- * them), and along the innermost, where both have l's in common (runs of `run` of G). A slice is a pair of smaller patterns
- * whose X and Y are runs of features a step apart. Monarch's pair is one slice.
- *
- * Teams. Where the weights of a slice are too many for one block, a team of blocks shares them: a cluster, whose blocks can write
- * into one another's shared memory (Hopper). Each block takes its part of the first factor (of its super-blocks, or of its l's)
- * with that part of X, and its part of the second (super-blocks, l's or outputs j) with that part of Y; what the first product
- * makes it writes into the H of whoever needs it. The team acts as one block with as much more shared memory. Without clusters
- * outputs j of the second factor can be shared out among blocks that each do all of the first product (`parts`).
+ * Slices. A pair falls apart into independent ones: along the outermost index, where both have super-blocks in common, and along
+ * the innermost, where both have l's in common (runs of `run` of them). A slice is a pair of smaller patterns whose X and Y are
+ * runs of features a step apart. Monarch's pair is one slice.
  *
  * Places. X, H and Y lie in shared memory as in memory, row by row, in the order of a slice's features; a chunk of 16 bytes is
  * moved within its 128 by an exclusive-or of its number's higher bits and of the row, so that reads along k at any power of two
  * d, and stores along j, touch all banks. K's rows (one j of one block) lie in planes of 64 bytes of k, as copied: lane t of four
  * reads chunk t, and takes the same k's of X: the sum over k does not mind that the hardware calls them by other numbers. Where
- * c ends within a plane, the missing k's are zeros in both operands.
+ * c ends within a plane, the missing k's are zeros in both operands. Which j a column of a product stands for is chosen so that
+ * a lane's results are neighbours: up to 16 bytes at a time.
  *
- * Which j a column of a product stands for is chosen so that a lane's results are neighbours: up to 16 bytes at a time. */
+ * Tried and dropped, on an H100. Clusters of blocks that share the weights and write H into one another's shared memory: such
+ * stores, 16 bytes each, go at 7 bytes a cycle, and Monarch's pair at n = 4096 took 1.4 times as long as two launches. Outputs
+ * shared out among blocks that each do all of the first product: never faster. Y from registers straight to memory, and the
+ * first product a tile ahead of the second: 3 % here, 20 % worse there. What limits it is what the warps have to issue: 3 in 5
+ * cycles of a tile go by in products, memory is waited for in one of ten. */
 #ifndef KS_FUSED2_CUH
 #define KS_FUSED2_CUH
 
-#include "mma_group.cuh"
+#include "mma_tile.cuh"
 
 namespace ks_fused2
 {
@@ -41,43 +40,33 @@ struct divisor {
     unsigned by, magic;
 };
 
-/* Which part of a slice's features one block of a team has, and how the team shares a factor. */
-enum sharing { WHOLE_FACTOR, BY_BLOCKS, BY_RUNS, BY_OUTPUTS };
-
-/* One product as a block does it: a pattern (a, b, c, d) of its own. Offsets into K are in rows of c values. */
+/* One product as a slice has it: a pattern (a, b, c, d) of its own. Offsets into K are in rows of c values. */
 struct factor {
     const char *k;
     int a, b, c, d, planes, plane_bytes;
-    int64_t k_outer, k_inner, k_rank, k_part; /* to the first row, from slice to slice, rank to rank, part to part */
-    int64_t stretch_step;                     /* the rows are `stretches` stretches of neighbours */
+    int64_t k_outer, k_inner; /* to the first row, from slice to slice */
+    int64_t stretch_step;     /* the rows are `stretches` stretches of neighbours */
     int stretch, stretches;
-    divisor j_groups, l_groups, groups; /* of 8 * NT j's, of 8 l's where d allows; all, for each 16 * MT rows */
+    divisor j_groups, l_groups; /* of 8 * NT j's; of a chunk of l's, where d allows */
+    divisor groups;             /* all, for each 16 * MT rows */
 };
 
-/* X or Y as a block sees it: `features` of each row, in runs of neighbours. Offsets in elements. */
+/* X or Y: a slice's `features` of each row, in runs of neighbours. Offsets in elements. */
 struct side {
     char *at;
-    int64_t row, outer, inner, rank, part;
-    int step, features, words; /* words of a run that lie aligned: 4, 2 or 1 */
-    divisor run;
+    int64_t row, outer, inner;
+    int step, features;
+    divisor run, lanes; /* lanes: threads that copy a row, each a chunk of it, or several */
+    int rows;           /* copied at a time */
 };
 
 /* Filled in by fused2.cu. */
 struct arguments {
     factor f[2]; /* in the order of application */
     side x, y;
-    int64_t batch, units, n_tiles; /* units: (slice and part, tile of rows) */
-    int rows, teams, blocks;       /* of a tile; of a team */
-    int inners, parts;
-    int x_bytes, x_pitch, h_bytes, h_pitch, k_bytes;
-    divisor x_lanes; /* threads that copy a row of X: each a chunk, or several */
-    int x_step;      /* rows that are copied at a time */
-    bool ahead;      /* two H's: the first product is a tile ahead of the second */
-    sharing first, second;
-    int h_shift;            /* BY_RUNS in the first: l's of the slice's H; else 0 */
-    int h_rank;             /* from one rank's outputs to the next one's */
-    int h_words;            /* neighbouring words that always have one owner: 4, 2 or 1 */
-    divisor h_own, h_slice; /* of the second: features of one owner, or its l's and all l's */
+    int64_t batch, units, n_tiles; /* units: (slice, tile of rows) */
+    int rows, inners;              /* of a tile; slices along the innermost index */
+    int tile_bytes, tile_pitch, h_pitch, k_bytes;
 };
 
 __device__ __forceinline__ int quotient(int value, const divisor &d)
@@ -98,31 +87,6 @@ template <int SIZE> __device__ __forceinline__ int element_offset(int q, int row
     return placed(q / PER_CHUNK, row) * 16 + q % PER_CHUNK * SIZE;
 }
 
-__device__ __forceinline__ void team_arrive()
-{
-    KS_HOPPER_ASM("barrier.cluster.arrive.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void team_wait()
-{
-    KS_HOPPER_ASM("barrier.cluster.wait.aligned;" ::: "memory");
-}
-
-/* WORDS words to the place in that block of the team whose address here is `to`. */
-template <int WORDS> __device__ __forceinline__ void store_remote(uint32_t to, int rank, const uint32_t *v)
-{
-    uint32_t remote = 0;
-    KS_HOPPER_ASM("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(to), "r"(rank));
-    if constexpr (WORDS == 4)
-        KS_HOPPER_ASM("st.shared::cluster.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(remote), "r"(v[0]), "r"(v[1]),
-                      "r"(v[2]), "r"(v[3])
-                      : "memory");
-    else if constexpr (WORDS == 2)
-        KS_HOPPER_ASM("st.shared::cluster.v2.b32 [%0], {%1, %2};" ::"r"(remote), "r"(v[0]), "r"(v[1]) : "memory");
-    else
-        KS_HOPPER_ASM("st.shared::cluster.b32 [%0], %1;" ::"r"(remote), "r"(v[0]) : "memory");
-}
-
 template <int WORDS> __device__ __forceinline__ void store_words(char *to, const uint32_t *v)
 {
     if constexpr (WORDS == 4)
@@ -132,87 +96,6 @@ template <int WORDS> __device__ __forceinline__ void store_words(char *to, const
     else
         *reinterpret_cast<uint32_t *>(to) = v[0];
 }
-
-/* Where results go, row by row: the H of this block or, of a team, of whoever needs them. */
-template <int SIZE, bool TEAM> struct hidden {
-    static constexpr int PER_WORD = 4 / SIZE;
-    const arguments &p;
-    char *to;
-    int rank;
-
-    struct line {
-        const hidden &h;
-        char *at;
-        int row;
-
-        /* WORDS words of neighbouring outputs, the first of which is (ij, l) with ij = i * b + j. */
-        template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, const uint32_t *v) const
-        {
-            if constexpr (!TEAM) {
-                store_words<WORDS>(at + element_offset<SIZE>(ij * d + l, row), v);
-            } else if (WORDS <= h.p.h_words) {
-                h.template hand_over<WORDS>(ij, l, at, row, v);
-            } else if constexpr (WORDS > 1) {
-                put<WORDS / 2>(ij, l, d, v);
-                put<WORDS / 2>(ij, l + WORDS / 2 * PER_WORD, d, v + WORDS / 2);
-            }
-        }
-    };
-
-    __device__ __forceinline__ line at_row(int row) const
-    {
-        return {*this, to + row * p.h_pitch, row};
-    }
-
-    template <int WORDS>
-    __device__ __forceinline__ void hand_over(int ij, int l, char *at, int row, const uint32_t *v) const
-    {
-        const int place = rank * p.h_rank + ij * p.h_shift + l;
-        if (p.second == BY_OUTPUTS) {
-            const uint32_t there = ks_mma::shared_address(at + element_offset<SIZE>(place, row));
-            for (int r = 0; r < p.blocks; r++) store_remote<WORDS>(there, r, v);
-            return;
-        }
-        int own = place, run = 0;
-        if (p.second == BY_RUNS) {
-            run = quotient(place, p.h_slice);
-            own = place - run * static_cast<int>(p.h_slice.by);
-        }
-        const int owner = quotient(own, p.h_own);
-        const int q = (run - owner) * static_cast<int>(p.h_own.by) + own;
-        store_remote<WORDS>(ks_mma::shared_address(at + element_offset<SIZE>(q, row)), owner, v);
-    }
-};
-
-/* The same for Y in memory: a lane's neighbours together. */
-template <int SIZE> struct memory_rows {
-    const side &y;
-    char *to;
-    int64_t left; /* rows of the tile that there are */
-
-    struct line {
-        const side &y;
-        char *at;
-        bool there;
-
-        template <int WORDS> __device__ __forceinline__ void put(int ij, int l, int d, const uint32_t *v) const
-        {
-            if (!there) return;
-            if (WORDS <= y.words) {
-                const int q = ij * d + l, run = quotient(q, y.run);
-                store_words<WORDS>(at + (q + run * (y.step - static_cast<int>(y.run.by))) * SIZE, v);
-            } else if constexpr (WORDS > 1) {
-                put<WORDS / 2>(ij, l, d, v);
-                put<WORDS / 2>(ij, l + WORDS / 2 * (4 / SIZE), d, v + WORDS / 2);
-            }
-        }
-    };
-
-    __device__ __forceinline__ line at_row(int row) const
-    {
-        return {y, to + row * y.row * SIZE, row < left};
-    }
-};
 
 /* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's of I super-blocks, of a pattern with d = D
  * or, RUNS, a multiple of the D values of a chunk. MT is 2 where tiles allow it and registers do. fused2.cu knows these, too. G: products of neighbouring j's. */
@@ -371,10 +254,10 @@ template <class T, class F> __device__ __forceinline__ uint32_t word_of(int w, c
         return __float_as_uint(value(w));
 }
 
-/* A lane's results of row half * 8 + g of m-tile m and super-block own.i + v, neighbours together. */
-template <class S, class Line>
+/* A lane's results of row half * 8 + g of m-tile m and super-block own.i + v, to where that row begins. */
+template <class S>
 __device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, const piece &own, int v, int m, int half,
-                                        int t, const Line &to)
+                                        int t, char *to, int row)
 {
     using T = typename S::T;
     constexpr int D = S::D, G = S::G;
@@ -396,14 +279,15 @@ __device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, con
             if (j < f.b)
 #pragma unroll
                 for (int w = 0; w < S::STORED; w += S::WORDS)
-                    to.template put<S::WORDS>(i * f.b + j, own.l0 + w * S::PER_WORD, f.d, words + w);
+                    store_words<S::WORDS>(
+                        to + element_offset<S::SIZE>((i * f.b + j) * f.d + own.l0 + w * S::PER_WORD, row), words + w);
         }
 }
 
 /* One product of a tile: its pieces of work, dealt out to the warps. */
-template <class S, class To>
-__device__ __forceinline__ void multiply(const factor &f, const char *from, int pitch, const char *ks, int rows,
-                                         const To &to)
+template <class S>
+__device__ __forceinline__ void multiply(const factor &f, const char *from, int from_pitch, const char *ks, int rows,
+                                         char *to, int to_pitch)
 {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int pieces = f.groups.by * (rows / (16 * S::MT));
@@ -416,40 +300,40 @@ __device__ __forceinline__ void multiply(const factor &f, const char *from, int 
             own.l0 = (il - own.i * static_cast<int>(f.l_groups.by)) * S::D;
         }
         sums<S> acc;
-        sum_up<S>(acc, f, from, pitch, ks, own, g, t);
-        if constexpr (S::T::may_lose_infinity) rescue<S>(acc, f, from, pitch, ks, own, g, t);
+        sum_up<S>(acc, f, from, from_pitch, ks, own, g, t);
+        if constexpr (S::T::may_lose_infinity) rescue<S>(acc, f, from, from_pitch, ks, own, g, t);
 #pragma unroll
         for (int m = 0; m < S::MT; m++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const auto line = to.at_row(own.row0 + m * 16 + half * 8 + g);
+                const int row = own.row0 + m * 16 + half * 8 + g;
 #pragma unroll
-                for (int v = 0; v < S::I; v++) put_row<S>(acc, f, own, v, m, half, t, line);
+                for (int v = 0; v < S::I; v++) put_row<S>(acc, f, own, v, m, half, t, to + row * to_pitch, row);
             }
     }
 }
 
-template <class T, int MT, class To>
-__device__ __forceinline__ void multiply_by(const factor &f, const char *from, int pitch, const char *ks, int rows,
-                                            const To &to)
+template <class T, int MT>
+__device__ __forceinline__ void multiply_by(const factor &f, const char *from, int from_pitch, const char *ks,
+                                            int rows, char *to, int to_pitch)
 {
     switch (f.d) {
     case 1:
-        return multiply<shape<T, 1, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 1, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     case 2:
-        return multiply<shape<T, 2, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 2, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     case 3:
-        return multiply<shape<T, 3, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 3, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     case 4:
-        return multiply<shape<T, 4, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 4, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     case 6:
-        return multiply<shape<T, 6, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 6, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     default:
-        return multiply<shape<T, 16 / T::size, MT>>(f, from, pitch, ks, rows, to);
+        return multiply<shape<T, 16 / T::size, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     }
 }
 
-/* A block's rows of K into shared memory. */
+/* A slice's rows of K into shared memory. */
 template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
 {
     const int chunks = f.planes * 4, step = THREADS / chunks; /* chunks of a row */
@@ -466,116 +350,90 @@ template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char
     }
 }
 
-/* A tile's rows of X; zeros behind the last. */
-template <int SIZE>
-__device__ __forceinline__ void load_x(const arguments &p, const char *from, char *to, int64_t left)
+/* Calls body(chunk, row, offset) for each of this thread's chunks of a tile: where that is in memory, from the tile on, in bytes. */
+template <int SIZE, class F> __device__ __forceinline__ void each_chunk(const side &s, int rows, const F &body)
 {
-    const int row0 = quotient(threadIdx.x, p.x_lanes), lanes = static_cast<int>(p.x_lanes.by);
-    if (row0 >= p.x_step) return;
-    const int64_t step = p.x_step * p.x.row * SIZE;
-    for (int chunk = threadIdx.x - row0 * lanes; chunk * 16 < p.x.features * SIZE; chunk += lanes) {
-        const int q = chunk * 16 / SIZE, run = quotient(q, p.x.run);
-        const int64_t offset = row0 * p.x.row + run * p.x.step + (q - run * static_cast<int>(p.x.run.by));
-        const char *at = from + offset * SIZE;
+    const int row0 = quotient(threadIdx.x, s.lanes), lanes = static_cast<int>(s.lanes.by);
+    if (row0 >= s.rows) return;
+    const int64_t step = s.rows * s.row * SIZE;
+    for (int chunk = threadIdx.x - row0 * lanes; chunk * 16 < s.features * SIZE; chunk += lanes) {
+        const int q = chunk * 16 / SIZE, run = quotient(q, s.run);
+        int64_t offset = (row0 * s.row + q + run * (s.step - static_cast<int>(s.run.by))) * SIZE;
 #pragma unroll 4
-        for (int row = row0; row < p.rows; row += p.x_step, at += step)
-            ks_mma::copy16(ks_mma::shared_address(to + row * p.x_pitch + placed(chunk, row) * 16),
-                           row < left ? at : from, row < left);
+        for (int row = row0; row < rows; row += s.rows, offset += step) body(chunk, row, offset);
     }
 }
 
-/* Until all threads of the block are here, and all that the team has sent since the last such call. */
-template <bool TEAM> __device__ __forceinline__ void meet()
-{
-    if constexpr (TEAM) {
-        team_arrive();
-        team_wait();
-    } else {
-        __syncthreads();
-    }
-}
-
-template <class T, int MT, bool TEAM>
+template <class T, int MT>
 __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant__ arguments p)
 {
     constexpr int SIZE = T::size;
     extern __shared__ __align__(128) char memory[];
-    const int team = blockIdx.x / p.blocks, rank = blockIdx.x % p.blocks;
-    char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes;
-    char *const x_tiles = memory + p.k_bytes, *const h_tiles = x_tiles + 2 * p.x_bytes;
-    int64_t unit = p.units * team / p.teams;
-    const int64_t end = p.units * (team + 1) / p.teams;
+    char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes, *const tiles = memory + p.k_bytes;
+    char *const h = tiles + 2 * p.tile_bytes;
+    int64_t unit = p.units * blockIdx.x / gridDim.x;
+    const int64_t end = p.units * (blockIdx.x + 1) / gridDim.x;
     while (unit < end) {
-        /* A stretch of tiles with the same weights. */
-        const int64_t own = unit / p.n_tiles, tile0 = unit % p.n_tiles, slice = own / p.parts;
+        /* A stretch of tiles of one slice. */
+        const int64_t slice = unit / p.n_tiles, tile0 = unit % p.n_tiles;
         const int64_t count = min(p.n_tiles - tile0, end - unit);
-        const int64_t part = own % p.parts, inner = slice % p.inners, outer = slice / p.inners;
+        const int64_t inner = slice % p.inners, outer = slice / p.inners;
+        load_k<SIZE>(p.f[0], memory, outer * p.f[0].k_outer + inner * p.f[0].k_inner);
+        load_k<SIZE>(p.f[1], k1, outer * p.f[1].k_outer + inner * p.f[1].k_inner);
         const auto first_of = [&](const side &s) {
-            return outer * s.outer + inner * s.inner + rank * s.rank + part * s.part;
+            return s.at + (outer * s.outer + inner * s.inner + tile0 * p.rows * s.row) * SIZE;
         };
-#pragma unroll 1
-        for (int q = 0; q < 2; q++) {
-            const factor &f = p.f[q];
-            load_k<SIZE>(f, q ? k1 : memory,
-                         outer * f.k_outer + inner * f.k_inner + rank * f.k_rank + part * f.k_part);
-        }
-        const char *const x = p.x.at + (first_of(p.x) + tile0 * p.rows * p.x.row) * SIZE;
-        char *const y = p.y.at + (first_of(p.y) + tile0 * p.rows * p.y.row) * SIZE;
+        const char *const x = first_of(p.x);
+        char *const y = first_of(p.y);
         const int64_t left = p.batch - tile0 * p.rows;
+        const auto place_of = [&](int64_t tile, int chunk, int row) {
+            return tiles + (tile & 1) * p.tile_bytes + row * p.tile_pitch + placed(chunk, row) * 16;
+        };
         const auto fetch = [&](int64_t tile) {
+            const char *const from = x + tile * p.rows * p.x.row * SIZE;
             if (tile < count)
-                load_x<SIZE>(p, x + tile * p.rows * p.x.row * SIZE, x_tiles + (tile & 1) * p.x_bytes,
-                             left - tile * p.rows);
+                each_chunk<SIZE>(p.x, p.rows, [&](int chunk, int row, int64_t offset) {
+                    const bool there = tile * p.rows + row < left; /* else zeros */
+                    ks_mma::copy16(ks_mma::shared_address(place_of(tile, chunk, row)), there ? from + offset : x,
+                                   there);
+                });
             ks_mma::copies_commit();
         };
-        const auto first_product = [&](int64_t tile) {
-            const hidden<SIZE, TEAM> to = {p, h_tiles + (p.ahead ? tile & 1 : 0) * p.h_bytes, rank};
-            multiply_by<T, MT>(p.f[0], x_tiles + (tile & 1) * p.x_bytes, p.x_pitch, memory, p.rows, to);
-        };
         fetch(0);
-        if (p.ahead) {
-            /* Neither product of a turn waits for the other: one is a tile ahead. */
-            for (int64_t tile = -1; tile < count; tile++) {
-                ks_mma::copies_wait(0);
-                meet<TEAM>();
-                fetch(tile + 2);
-                if (tile + 1 < count) first_product(tile + 1);
-                const memory_rows<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
-                if (tile >= 0)
-                    multiply_by<T, MT>(p.f[1], h_tiles + (tile & 1) * p.h_bytes, p.h_pitch, k1, p.rows, to);
-            }
-        } else {
-            fetch(1);
-            for (int64_t tile = 0; tile < count; tile++) {
-                ks_mma::copies_wait(1);
-                meet<TEAM>();
-                first_product(tile);
-                meet<TEAM>();
-                fetch(tile + 2);
-                const memory_rows<SIZE> to = {p.y, y + tile * p.rows * p.y.row * SIZE, left - tile * p.rows};
-                multiply_by<T, MT>(p.f[1], h_tiles, p.h_pitch, k1, p.rows, to);
-            }
+        fetch(1);
+        for (int64_t tile = 0; tile < count; tile++) {
+            char *const now = tiles + (tile & 1) * p.tile_bytes, *const to = y + tile * p.rows * p.y.row * SIZE;
+            ks_mma::copies_wait(1);
+            __syncthreads();
+            multiply_by<T, MT>(p.f[0], now, p.tile_pitch, memory, p.rows, h, p.h_pitch);
+            __syncthreads();
+            multiply_by<T, MT>(p.f[1], h, p.h_pitch, k1, p.rows, now, p.tile_pitch);
+            __syncthreads();
+            each_chunk<SIZE>(p.y, p.rows, [&](int chunk, int row, int64_t offset) {
+                if (tile * p.rows + row < left)
+                    *reinterpret_cast<uint4 *>(to + offset) =
+                        *reinterpret_cast<const uint4 *>(place_of(tile, chunk, row));
+            });
+            __syncthreads();
+            fetch(tile + 2);
         }
-        __syncthreads(); /* before other weights take the place of these */
         unit += count;
     }
-    meet<TEAM>(); /* nobody may end whose shared memory another still writes */
 }
 
 using kernel_function = void (*)(arguments);
 
-/* For tiles of 16 rows or more, alone or in teams. */
-template <class T> kernel_function kernel_for(bool taller, bool team)
+/* For tiles of 16 rows, or of more. */
+template <class T> kernel_function kernel_for(bool taller)
 {
-    if (taller) return team ? pair_kernel<T, 2, true> : pair_kernel<T, 2, false>;
-    return team ? pair_kernel<T, 1, true> : pair_kernel<T, 1, false>;
+    return taller ? pair_kernel<T, 2> : pair_kernel<T, 1>;
 }
 
 /* Compiled once for each type and math. */
-extern template kernel_function kernel_for<ks_mma::f16>(bool, bool);
-extern template kernel_function kernel_for<ks_mma::bf16>(bool, bool);
-extern template kernel_function kernel_for<ks_mma::f32>(bool, bool);
-extern template kernel_function kernel_for<ks_mma::tf32>(bool, bool);
+extern template kernel_function kernel_for<ks_mma::f16>(bool);
+extern template kernel_function kernel_for<ks_mma::bf16>(bool);
+extern template kernel_function kernel_for<ks_mma::f32>(bool);
+extern template kernel_function kernel_for<ks_mma::tf32>(bool);
 
 } // namespace ks_fused2
 

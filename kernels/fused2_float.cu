@@ -4,7 +4,7 @@
 namespace ks_fused2
 {
 
-template kernel_function kernel_for<ks_mma::f32>(bool, bool);
-template kernel_function kernel_for<ks_mma::tf32>(bool, bool);
+template kernel_function kernel_for<ks_mma::f32>(bool);
+template kernel_function kernel_for<ks_mma::tf32>(bool);
 
 } // namespace ks_fused2

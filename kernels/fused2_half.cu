@@ -4,7 +4,7 @@
 namespace ks_fused2
 {
 
-template kernel_function kernel_for<ks_mma::f16>(bool, bool);
-template kernel_function kernel_for<ks_mma::bf16>(bool, bool);
+template kernel_function kernel_for<ks_mma::f16>(bool);
+template kernel_function kernel_for<ks_mma::bf16>(bool);
 
 } // namespace ks_fused2

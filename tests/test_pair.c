@@ -353,17 +353,15 @@ static ks_device gpu_of(const char *arch, int units)
     return d;
 }
 
-/* Pairs of the paper's networks, Monarch's, and others that take teams of blocks: K_1 K_2. */
+/* Monarch's pairs, and those of the paper's networks: K_1 K_2. */
 static const int64_t known[][8] = {
-    {32, 32, 32, 1, 1, 32, 32, 32},   {1, 32, 32, 32, 32, 32, 32, 1}, {64, 64, 64, 1, 1, 64, 64, 64},
-    {1, 64, 64, 64, 64, 64, 64, 1},   {1, 192, 48, 2, 2, 48, 192, 1}, {1, 64, 256, 16, 64, 64, 64, 1},
-    {1, 64, 64, 16, 16, 64, 256, 1},  {1, 768, 192, 2, 6, 64, 64, 1}, {16, 16, 16, 1, 1, 16, 16, 16},
-    {4, 32, 32, 8, 1, 32, 32, 32},    {1, 32, 32, 48, 48, 32, 32, 1}, {16, 16, 16, 16, 256, 16, 16, 1},
-    {1, 16, 16, 256, 16, 16, 16, 16}, {2, 64, 64, 8, 16, 64, 64, 1},  {1, 128, 32, 32, 32, 32, 128, 1},
-    {1, 96, 32, 32, 32, 32, 32, 1},   {1, 16, 16, 6, 6, 16, 64, 1},   {1, 32, 16, 4, 4, 16, 40, 1},
-    {2, 16, 16, 64, 2, 16, 24, 64},   {2, 16, 64, 32, 1, 64, 16, 64},
+    {16, 16, 16, 1, 1, 16, 16, 16},  {32, 32, 32, 1, 1, 32, 32, 32},  {1, 32, 32, 32, 32, 32, 32, 1},
+    {1, 192, 48, 2, 2, 48, 192, 1},  {4, 32, 32, 8, 1, 32, 32, 32},   {16, 16, 16, 16, 256, 16, 16, 1},
+    {2, 64, 64, 8, 16, 64, 64, 1},   {1, 16, 16, 6, 6, 16, 64, 1},    {1, 32, 16, 4, 4, 16, 40, 1},
+    {2, 16, 16, 64, 2, 16, 24, 64},  {2, 32, 32, 96, 4, 32, 32, 48},  {64, 64, 64, 1, 1, 64, 64, 64},
+    {1, 64, 256, 16, 64, 64, 64, 1}, {1, 64, 64, 16, 16, 64, 256, 1}, {1, 768, 192, 2, 6, 64, 64, 1},
 };
-enum { KNOWN = sizeof known / sizeof *known };
+enum { KNOWN = sizeof known / sizeof *known, DONE = 11 /* of them, in 2-byte types */ };
 
 static void known_pair(size_t q, int64_t batch, ks_type type, ks_problem pair[2])
 {
@@ -382,7 +380,8 @@ static void test_planner(void **state)
     for (size_t q = 0; q < KNOWN; q++)
         for (int64_t batch = 1; batch <= 100000; batch = batch * 7 + 1) {
             known_pair(q, batch, batch % 2 ? KS_F16 : KS_BF16, pair);
-            assert_true(fused2->supports(pair, &hopper));
+            assert_int_equal(fused2->supports(pair, &hopper), q < DONE);
+            if (q >= DONE) continue;
             const double bytes = 2.0 * (double)(ks_x_count(&pair[1]) + ks_y_count(&pair[0]) + ks_k_count(&pair[0]) +
                                                 ks_k_count(&pair[1]));
             assert_true(fused2->predicted_s(pair, &hopper) > 2e-6 + bytes / 3.35e12);
@@ -390,10 +389,12 @@ static void test_planner(void **state)
             pair[0].layout = pair[1].layout = KS_BATCH_LAST;
             assert_false(fused2->supports(pair, &hopper));
         }
-    /* Without teams only what fits one block's shared memory. */
-    known_pair(8, 1000, KS_F16, pair);
-    assert_true(fused2->supports(pair, &ampere));
-    known_pair(2, 1000, KS_F16, pair);
+    /* What the weights leave of shared memory decides: of float32's, and on an A100, less. */
+    known_pair(0, 1000, KS_F32, pair);
+    assert_true(fused2->supports(pair, &hopper) && fused2->supports(pair, &ampere));
+    known_pair(1, 1000, KS_F32, pair);
+    assert_false(fused2->supports(pair, &hopper));
+    known_pair(1, 1000, KS_F16, pair);
     assert_false(fused2->supports(pair, &ampere));
     pair[0].type = pair[1].type = KS_F64;
     assert_false(fused2->supports(pair, &hopper));
@@ -432,7 +433,7 @@ static void random_pair(rng *r, ks_problem pair[2])
 {
     static const int64_t inner[] = {1, 1, 2, 3, 4, 6, 8, 16, 24, 32, 64};
     const int64_t batch = 1 + (int64_t)rng_below(r, 300);
-    const ks_type type = rng_below(r, 2) ? KS_F16 : KS_BF16;
+    const ks_type type = (ks_type)rng_below(r, KS_F64);
     const bool first = rng_below(r, 2);
     const int64_t a = 1 + (int64_t)rng_below(r, 9), d = inner[rng_below(r, sizeof inner / sizeof *inner)];
     const int64_t width = 8 * (1 + (int64_t)rng_below(r, 8)), eighths = a * d * width / 8;
@@ -470,9 +471,9 @@ static void test_fused2_known(void **state)
         for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
             ks_problem pair[2];
             rng r = rng_make(seed, 100 + 4 * q + b);
-            known_pair(q, batches[b], b % 2 ? KS_F16 : KS_BF16, pair);
+            known_pair(q, batches[b], (ks_type)((q + b) % KS_F64), pair);
             if (!ks_pair_find("fused2.cuda")->supports(pair, &device)) continue;
-            if (ks_problem_flops(&pair[0]) + ks_problem_flops(&pair[1]) < 1e8) try_fused2(pair, b == 2, &r);
+            try_fused2(pair, b == 2, &r);
         }
 }
 

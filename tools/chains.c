@@ -9,7 +9,6 @@
 #include "measure.h"
 #include "memory.h"
 #include "pair.h"
-#include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,9 +188,6 @@ static ks_status read_line(const char *line, contest *c)
 static cJSON *contest_json(const contest *c)
 {
     cJSON *row = cJSON_CreateObject(), *factors, *ways;
-    cli_add_integer(row, "batch", c->factors[0].batch);
-    cJSON_AddStringToObject(row, "dtype", ks_type_name(c->factors[0].type));
-    cJSON_AddStringToObject(row, "layout", ks_layout_name(c->factors[0].layout));
     factors = cJSON_AddArrayToObject(row, "factors");
     for (int f = 0; f < c->count; f++) cJSON_AddItemToArray(factors, cli_problem_json(&c->factors[f]));
     ways = cJSON_AddObjectToObject(row, "ways");
@@ -206,23 +202,39 @@ static cJSON *contest_json(const contest *c)
     return row;
 }
 
+/* Broken between words, that it may be no wider than a terminal. */
+static void print_plan(const char *plan)
+{
+    int at = 0;
+    for (int used; *plan; plan += used) {
+        used = (int)strcspn(plan, " ");
+        if (at > 0 && at + used > 78) {
+            printf("\n");
+            at = 0;
+        }
+        at += printf("%s%.*s", at ? " " : "      ", used, plan);
+        used += plan[used] == ' ';
+    }
+    printf("\n");
+}
+
 static void print_contest(const contest *c)
 {
     printf("%s\n", c->text);
     for (int w = 0; w < WAYS; w++) {
         if (!c->ways[w]) continue;
-        printf("  %-10s%10s  predicted %10s  %6.2f x roofline  %s\n", way_names[w], cli_time(c->time_s[w]).s,
-               cli_time(ks_chain_predicted_s(c->ways[w])).s, c->time_s[w] / c->roofline_s, ks_chain_plan(c->ways[w]));
+        printf("  %-10s%10s, %.2f x roofline, %s predicted:\n", way_names[w], cli_time(c->time_s[w]).s,
+               c->time_s[w] / c->roofline_s, cli_time(ks_chain_predicted_s(c->ways[w])).s);
+        print_plan(ks_chain_plan(c->ways[w]));
     }
 }
 
 static void print_summary(const double *gains, const double *planned, int pairs)
 {
     if (pairs == 0) return;
-    printf(
-        "\n%d chains that a pair kernel can do: apart over pair median %.2f, planned over the better of both median "
-        "%.3f\n",
-        pairs, gains[pairs / 2], planned[pairs / 2]);
+    printf("\n%d chains that a pair kernel can do, medians: apart over pair %.2f,\nplanned over the better of both "
+           "%.3f\n",
+           pairs, gains[pairs / 2], planned[pairs / 2]);
 }
 
 static ks_status bench_line(const char *line, ks_context *ctx, const ks_device *device, contest *c)
