@@ -224,16 +224,14 @@ template <class S>
 __device__ __forceinline__ void finish(const arguments &p, float (&acc)[S::L][S::NT][4], const corner &at, int group,
                                        int t)
 {
-    using E = typename S::T::scalar;
     const int l0 = at.l + (S::HALVES ? group * S::L : 0);
     const auto whose = [&](int q) {
         const int l = l0 + q / (4 * S::NT), j = at.j + q / 4 % S::NT * 8 + 2 * t + q % 2;
-        return j < p.b && l < p.d ? j * p.d + l : 0;
+        return (j < p.b ? j * p.d : 0) + (l < p.d ? l : 0);
     };
     constexpr int chunk = S::L * S::NT > 40 ? 4 : 8; /* what registers there are for it */
-    ks_cuda::finish_sums<chunk>(p.finish, reinterpret_cast<float(&)[S::L * S::NT * 4]>(acc),
-                                static_cast<const E *>(p.finish.bias) + static_cast<int64_t>(at.i) * p.b * p.d,
-                                whose);
+    ks_cuda::finish_sums<typename S::T::scalar, chunk>(p.finish, reinterpret_cast<float(&)[S::L * S::NT * 4]>(acc),
+                                                       static_cast<int64_t>(at.i) * p.b * p.d, whose);
 }
 
 /* This group's results of a unit to Y. Says whether this lane has a NaN among them. */
