@@ -1,8 +1,8 @@
 /* Adjusting what was measured before something changed; and saying so in a model's JSON. */
 #include "standing.h"
 #include "error.h"
+#include "flat_json.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,10 +140,14 @@ bool ks_standing_add(cJSON *model, const ks_standing *s)
 /* A model's text is long, and hardly any has adjustments. */
 static ks_status read_standing(const char *json, ks_standing *s)
 {
+    ks_flat_json model;
     *s = (ks_standing){0};
-    cJSON *root = cJSON_Parse(json);
-    const ks_status status = root ? ks_standing_parse(root, s) : KS_OK; /* what is no model is told by others */
-    cJSON_Delete(root);
+    ks_status status = ks_flat_json_parse(&model, json);
+    if (status == KS_OK)
+        status = ks_standing_parse(model.root, s);
+    else if (status == KS_ERR_PARSE)
+        status = KS_OK; /* what is no model is told by others */
+    ks_flat_json_free(&model);
     return status;
 }
 
