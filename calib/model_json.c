@@ -52,7 +52,8 @@ static ks_status parse_kernel(const ks_flat_json *text, const cJSON *object, int
 {
     double version;
     const char *name = text_of(object, "name");
-    if (!name || strlen(name) >= sizeof k->name) return ks_fail(KS_ERR_PARSE, "model: a kernel has no usable name");
+    if (!name || strlen(name) >= sizeof k->name || !ks_text_is_plain(name))
+        return ks_fail(KS_ERR_PARSE, "model: a kernel has no usable name");
     strcpy(k->name, name);
     if (!number(cJSON_GetObjectItemCaseSensitive(object, "version"), &version) || version < 0 || version > 1e6)
         return ks_fail(KS_ERR_PARSE, "model: version of %s is not a number", name);

@@ -1,8 +1,8 @@
 /* Stores that cannot be used, one way after another: the product is right all the same, advice comes from the seeds or the
  * built-in costs, ks_store_status names the reason, and the user's file comes out as it went in.
  *
- * A context costs a good part of a second here (it reads the seeds), a store alone a fraction of a millisecond. So where
- * there are hundreds of trials the store is asked by itself, and every so many of them a context is opened, too.
+ * A context costs tens of times what a store does (it reads the seeds). So where there are hundreds of trials the store is asked
+ * by itself, and every so many of them a context is opened, too.
  * KS_TEST_FLIPS: how many stores with flipped bytes, a few hundred by default. */
 #include "bad_disk.h"
 #include "knowledge.h"
