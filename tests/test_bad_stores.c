@@ -304,7 +304,7 @@ static void test_truncated(void **state)
         file_write(part, whole, size);
         assert_int_equal(read_all(part), KS_ERR_STORE);
         file_assert_equal(part, whole, size);
-        if (pages % 60 == 0) assert_serves_untouched(part, "damaged");
+        if (pages % 8 == 0) assert_serves_untouched(part, "damaged");
         ks_store *store; /* nobody writes to it, either */
         assert_failure(ks_store_open(&store, part, KS_STORE_WRITE), KS_ERR_STORE, part, "damaged");
         file_assert_equal(part, whole, size);
@@ -316,7 +316,7 @@ static void test_truncated(void **state)
 static void test_flipped(void **state)
 {
     const char *path = sandbox_path(state, "s.db"), *bad = sandbox_path(state, "bad.db");
-    const long trials = wanted("KS_TEST_FLIPS", 300), every = trials / 3 + 1;
+    const long trials = wanted("KS_TEST_FLIPS", 300), every = trials / 30 + 1;
     rng r = rng_make(rng_seed_from_env("KS_TEST_SEED"), 0);
     size_t bytes;
     long noticed = 0;
@@ -410,7 +410,7 @@ static void test_failing_reads(void **state)
                 const ks_status status = read_all(path);
                 failing = vfs_failed();
                 assert_true(failing || status == KS_OK);
-                if (kind == 0 && !once && good < 40 && good % 20 == 0) {
+                if (kind == 0 && !once && good < 40 && good % 4 == 0) {
                     vfs_follow(&plan);
                     assert_serves(path, good == 0 ? path : NULL, 0);
                 }
