@@ -182,8 +182,8 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int l = 0; l < S::LW; l++)
 #pragma unroll
                 for (int m = 0; m < S::MT; m++)
-                    group_product<S::NT, true>(T(), acc[l][m], a[s % BUFFERS][l][m],
-                                               k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
+                    group_product<S::NT, ALWAYS>(T(), acc[l][m], a[s % BUFFERS][l][m],
+                                                 k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
             group_commit();
             if (s == 0) meanwhile();
         }
@@ -209,11 +209,11 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int s = 0; s < TOGETHER; s++) {
                 const uint64_t at = ((s0 + s) * S::k_step_bytes + l * S::TJ * 32) >> 4;
                 if (s == 0)
-                    group_product<S::NT, false>(T(), sum, x[s].low, k0 + at);
+                    group_product<S::NT, NEVER>(T(), sum, x[s].low, k0 + at);
                 else
-                    group_product<S::NT, true>(T(), sum, x[s].low, k0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, rest0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, k0 + at);
+                    group_product<S::NT, ALWAYS>(T(), sum, x[s].low, k0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, rest0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, k0 + at);
             }
             group_commit();
             /* Early, so that it is done in time; where a lane holds X of many l's, once these are used up. */
@@ -408,6 +408,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
             /* The tile is done. */
             slab = 0;
             const int64_t n0 = tile++ * S::TN;
+            if (__builtin_expect(p.finish.asked, false)) finish<S>(acc, p, at, wj, wl, t);
             bool lost = false;
             if (S::STAGED && p.wide_stores) {
                 lost = store_staged<S>(acc, p, at, memory + p.staging + warp * 8 * S::staged_pitch, n0, wn, wj, lane);
@@ -459,7 +460,10 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
                     }
                 }
             }
-            if (T::may_lose_infinity && lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            if constexpr (T::may_lose_infinity) {
+                __syncwarp(); /* lanes store for each other */
+                if (lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            }
 #pragma unroll
             for (int e = 0; e < S::LW * S::MT * S::NT * 4; e++) (&acc[0][0][0][0])[e] = 0;
         }

@@ -43,23 +43,28 @@ static constexpr bool can_group = false;
                   "wgmma.mma_async.sync.aligned.m64n" COLUMNS KS_KIND "{" KS_NAMES##TILES                            \
                   "}, {" X "}, " K ", add, 1, 1" KS_TRANSPOSED ";\n}\n"                                              \
                   : KS_SUMS##TILES(HOW, 0)                                                                           \
-                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(k))
-#define KS_GROUP_PRODUCT(TILES, COLUMNS, X, K)                                                                       \
-    if constexpr (NT == TILES && ADD) KS_GROUP_ASM(TILES, COLUMNS, X, K, "1", "+f");                                 \
-    if constexpr (NT == TILES && !ADD) KS_GROUP_ASM(TILES, COLUMNS, X, K, "0", "=f")
+                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(k), "r"(add))
+#define KS_GROUP_PRODUCT(TILES, COLUMNS, X, K, IF)                                                                   \
+    if constexpr (NT == TILES && ADD == ALWAYS) KS_GROUP_ASM(TILES, COLUMNS, X, K, "1", "+f");                       \
+    if constexpr (NT == TILES && ADD == NEVER) KS_GROUP_ASM(TILES, COLUMNS, X, K, "0", "=f");                        \
+    if constexpr (NT == TILES && ADD == ASKED) KS_GROUP_ASM(TILES, COLUMNS, X, K, IF, "+f")
+
+/* Whether a product is added to what c was. ASKED: where `add` is not 0. */
+enum addition { NEVER, ALWAYS, ASKED };
 
 /* c[n] += a * (columns 8n to 8n + 7 of k), or = without ADD, for each n of NT. */
 #define KS_GROUP_PRODUCTS(TYPE)                                                                                      \
-    template <int NT, bool ADD>                                                                                      \
-    __device__ __forceinline__ void group_product(TYPE, float(&c)[NT][4], const uint32_t(&a)[4], uint64_t k)         \
+    template <int NT, addition ADD>                                                                                  \
+    __device__ __forceinline__ void group_product(TYPE, float(&c)[NT][4], const uint32_t(&a)[4], uint64_t k,         \
+                                                  int add = 0)                                                       \
     {                                                                                                                \
         static_assert(NT == 3 || NT == 4 || NT == 6 || NT == 8 || NT == 12 || NT == 16, "compiled for these");       \
-        KS_GROUP_PRODUCT(3, "24", "%12, %13, %14, %15", "%16");                                                      \
-        KS_GROUP_PRODUCT(4, "32", "%16, %17, %18, %19", "%20");                                                      \
-        KS_GROUP_PRODUCT(6, "48", "%24, %25, %26, %27", "%28");                                                      \
-        KS_GROUP_PRODUCT(8, "64", "%32, %33, %34, %35", "%36");                                                      \
-        KS_GROUP_PRODUCT(12, "96", "%48, %49, %50, %51", "%52");                                                     \
-        KS_GROUP_PRODUCT(16, "128", "%64, %65, %66, %67", "%68");                                                    \
+        KS_GROUP_PRODUCT(3, "24", "%12, %13, %14, %15", "%16", "%17");                                               \
+        KS_GROUP_PRODUCT(4, "32", "%16, %17, %18, %19", "%20", "%21");                                               \
+        KS_GROUP_PRODUCT(6, "48", "%24, %25, %26, %27", "%28", "%29");                                               \
+        KS_GROUP_PRODUCT(8, "64", "%32, %33, %34, %35", "%36", "%37");                                               \
+        KS_GROUP_PRODUCT(12, "96", "%48, %49, %50, %51", "%52", "%53");                                              \
+        KS_GROUP_PRODUCT(16, "128", "%64, %65, %66, %67", "%68", "%69");                                             \
     }
 
 #define KS_KIND       "k16.f32.f16.f16 "

@@ -56,6 +56,9 @@ const ks_kernel *ks_kernel_find(const char *name)
 
 bool ks_kernel_finishes(const ks_kernel *kernel)
 {
+#if KSAUTO_CUDA
+    if (kernel == &ks_fused_cuda_mma || kernel == &ks_fused_cuda_skinny || kernel == &ks_fused_cuda_simt) return true;
+#endif
     return kernel == &ks_fused_cpu || kernel == &ks_fused_cpu_rows;
 }
 
