@@ -18,21 +18,9 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-enum { ROWS = 5, HANGS_S = 60 };
+enum { ROWS = 5 };
 
 static const ks_problem usual = {.a = 3, .b = 24, .c = 16, .d = 5, .batch = 33};
-
-static int enter(void **state)
-{
-    alarm(HANGS_S); /* a view may never end */
-    return sandbox_enter(state);
-}
-
-static int leave(void **state)
-{
-    alarm(0);
-    return sandbox_leave(state);
-}
 
 /* Without any of the library's caution. Returns whether this SQLite can do that at all. */
 static bool spoil(const char *path, const char *sql)
@@ -65,13 +53,8 @@ static void assert_serves(const char *path, const char *part)
 static void test_no_tables(void **state)
 {
     static const char *const spoilt[] = {
-        "ALTER TABLE measurements RENAME TO m; CREATE VIEW measurements AS WITH RECURSIVE e(id) AS (SELECT 1 UNION "
-        "ALL SELECT id "
-        "FROM e) SELECT id, 1 device_id, 1 kernel_id, 2 a, 2 b, 2 c, 2 d, 2 batch, 'f32' type, 'first' layout, 'f32' "
-        "math, 'cold' "
-        "cache_state, 'KS_OK' status, '' reason, 1.0 time_s, 0.0 spread, NULL energy_j, NULL clock_hz, 1 samples, "
-        "NULL "
-        "sample_times_s, 1.0 measured_at_s FROM e",
+        "ALTER TABLE measurements RENAME TO m; CREATE VIEW measurements AS "
+        "WITH RECURSIVE e(n) AS (SELECT 1 UNION ALL SELECT n FROM e) SELECT m.* FROM e, m",
         "ALTER TABLE models RENAME TO m; CREATE VIEW models AS SELECT * FROM m",
         "ALTER TABLE measurements ADD COLUMN x TEXT AS (hex(zeroblob(a * 100000000)))",
         "ALTER TABLE devices RENAME TO m; CREATE VIRTUAL TABLE devices USING fts4(name)", "DROP TABLE kernels"};
@@ -277,7 +260,7 @@ static void test_planted_directories(void **state)
     ks_store_close(store);
 }
 
-#define TEST(function) cmocka_unit_test_setup_teardown(function, enter, leave)
+#define TEST(function) cmocka_unit_test_setup_teardown(function, sandbox_enter, sandbox_leave)
 
 int main(void)
 {
