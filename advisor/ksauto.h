@@ -261,8 +261,8 @@ typedef struct ks_epilogue {
 } ks_epilogue;
 
 /* The product by `path` ("auto", or as in ks_matmul) with an epilogue; NULL: none. Arithmetic is in float32, for KS_F64 in
- * float64. Fused kernels, but for fused.cuda.cluster, apply it to their sums, before these are rounded to the type and leave
- * for memory; behind all others, and wherever beta is not 0, one more pass over Y does, of an output that was rounded once.
+ * float64. Fused kernels apply it to their sums, before these are rounded to the type and leave for memory; behind all others,
+ * and wherever beta is not 0, one more pass over Y does, of an output that was rounded once.
  * "auto" takes the kernel that is fastest together with that pass, at the rate of a copy. KS_MEASURE has no effect here, and
  * KSAUTO_EXPLAIN tells of plain products alone.
  *
@@ -308,7 +308,9 @@ typedef struct ks_chain ks_chain;
  * ks_chain_describe says what that would take.
  *
  * plan: NULL, or text from ks_chain_plan (or written by hand) to do it just so: for each factor in the order of application
- * KERNEL/LAYOUT, where KERNEL is as `path` in ks_matmul: "fused.cpu.rows/first bmm/last". KS_ERR_PARSE says what is wrong.
+ * KERNEL/LAYOUT, where KERNEL is as `path` in ks_matmul: "fused.cpu.rows/first bmm/last". KS_ERR_PARSE says what is wrong. A pair
+ * kernel does two factors in one launch, and its word stands for both: "fused2.cuda/first bmm/last" is three factors. Without a
+ * plan one is taken where it is predicted faster than the two apart, and needs no memory for what lies between them.
  *
  * The context must outlive the chain. A chain serves any number of threads at once. *chain is NULL after a failure. */
 KS_API ks_status ks_chain_open(ks_chain **chain, ks_context *ctx, const ks_problem *factors, int count,

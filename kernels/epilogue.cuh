@@ -100,15 +100,23 @@ template <int N> __device__ __forceinline__ void gelu(double (&x)[N])
     for (int q = 0; q < N; q++) x[q] *= 0.5 * erfc(x[q] * -0.70710678118654752);
 }
 
-template <class R, int N> __device__ __forceinline__ void activate(int activation, R (&x)[N])
+/* Neither changes a NaN. */
+__device__ __forceinline__ float relu(float x)
+{
+    float y;
+    asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ double relu(double x)
+{
+    return x < 0 ? 0 : x;
+}
+
+template <class R, int N> __device__ __forceinline__ void smooth(int activation, R (&x)[N])
 {
     constexpr R log2_e = R(1.4426950408889634), steep = R(-1.5957691216057308) * log2_e;
     R u[N];
     switch (activation) {
-    case KS_RELU:
-#pragma unroll
-        for (int q = 0; q < N; q++) x[q] = x[q] < R(0) ? R(0) : x[q]; /* NaN stays */
-        break;
     case KS_GELU:
         gelu(x);
         break;
@@ -122,6 +130,16 @@ template <class R, int N> __device__ __forceinline__ void activate(int activatio
         for (int q = 0; q < N; q++) u[q] = x[q] * -log2_e;
         weigh(x, u);
         break;
+    }
+}
+
+template <class R, int N> __device__ __forceinline__ void activate(int activation, R (&x)[N])
+{
+    if (activation == KS_RELU) {
+#pragma unroll
+        for (int q = 0; q < N; q++) x[q] = relu(x[q]);
+    } else {
+        smooth(activation, x);
     }
 }
 
@@ -150,25 +168,37 @@ template <int FIRST, int END, class F> __device__ __forceinline__ void with_inde
         with_index<middle, END>(index, visit);
 }
 
-/* All sums that a thread has, in place, CHUNK at a time, so that code is there once for all chunks. bias: that of some feature;
- * whose(q): how much further on that of sum q is; of a sum that is outside of Y, any that is there. */
-template <int CHUNK, int COUNT, class E, class R, class F>
-__device__ __forceinline__ void finish_sums(const epilogue<R> &f, R (&sums)[COUNT], const E *bias, const F &whose)
+/* All sums that a thread has, in place; the first'th feature plus whose(q) is that of sum q (of a sum that is outside of Y, any
+ * that is there). Bias and ReLU are a line or two of code for each sum. Of the other activations there is code for CHUNK sums,
+ * which all sums go through. (Loads of the bias are plain ones: those of __ldg were made before it was known whether there is
+ * one.) */
+template <class E, int CHUNK, int COUNT, class R, class F>
+__device__ __forceinline__ void finish_sums(const epilogue<R> &f, R (&sums)[COUNT], int64_t first, const F &whose)
 {
     constexpr int chunks = COUNT / CHUNK;
     static_assert(COUNT % CHUNK == 0, "whole chunks");
+    if (f.bias) {
+        const E *const bias = static_cast<const E *>(f.bias) + first;
+#pragma unroll
+        for (int q = 0; q < COUNT; q++) sums[q] = f.alpha * sums[q] + widened(bias[whose(q)]);
+    } else {
+#pragma unroll
+        for (int q = 0; q < COUNT; q++) sums[q] *= f.alpha;
+    }
+    if (f.activation == KS_NO_ACTIVATION) return;
+    if (f.activation == KS_RELU) {
+#pragma unroll
+        for (int q = 0; q < COUNT; q++) sums[q] = relu(sums[q]);
+        return;
+    }
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk++) {
         R v[CHUNK];
         with_index<0, chunks>(chunk, [&](auto index) {
 #pragma unroll
-            for (int q = 0; q < CHUNK; q++) v[q] = f.alpha * sums[decltype(index)::value * CHUNK + q];
+            for (int q = 0; q < CHUNK; q++) v[q] = sums[decltype(index)::value * CHUNK + q];
         });
-        if (f.bias) {
-#pragma unroll
-            for (int q = 0; q < CHUNK; q++) v[q] += widened(__ldg(bias + whose(chunk * CHUNK + q)));
-        }
-        activate(f.activation, v);
+        smooth(f.activation, v);
         with_index<0, chunks>(chunk, [&](auto index) {
 #pragma unroll
             for (int q = 0; q < CHUNK; q++) sums[decltype(index)::value * CHUNK + q] = v[q];

@@ -63,14 +63,14 @@ template <int D, int N, int TK, bool RUN = false> constexpr variant exact()
 /* As in fused_mma_half.cuh, those that are the fastest somewhere.
  *    D  N  TK  RUN */
 static const variant shapes[] = {
-    half<16, 32, 16, true>(), half<16, 24, 16, true>(), half<16, 32, 16>(), half<16, 24, 16>(),
-    half<8, 32, 16>(),        half<6, 32, 32>(),        half<6, 48, 16>(),  half<4, 48, 32>(),
-    half<4, 64, 32>(),        half<3, 48, 32>(),        half<3, 64, 32>(),  half<3, 96, 32>(),
-    half<3, 128, 32>(),       half<2, 96, 32>(),        half<2, 128, 32>(), exact<16, 32, 8, true>(),
-    exact<16, 24, 8, true>(), exact<8, 32, 8, true>(),  exact<8, 32, 8>(),  exact<8, 24, 8>(),
-    exact<6, 32, 8>(),        exact<6, 48, 8>(),        exact<4, 64, 8>(),  exact<4, 48, 8>(),
-    exact<3, 96, 16>(),       exact<3, 64, 16>(),       exact<3, 48, 16>(), exact<2, 128, 16>(),
-    exact<2, 64, 16>(),       exact<1, 128, 32>(),      exact<1, 64, 32>(),
+    half<16, 32, 16, true>(), half<16, 24, 16, true>(), half<16, 32, 16>(),       half<16, 24, 16>(),
+    half<8, 32, 16>(),        half<6, 32, 32>(),        half<6, 48, 16>(),        half<4, 48, 32>(),
+    half<4, 64, 32>(),        half<3, 48, 32>(),        half<3, 64, 32>(),        half<3, 96, 32>(),
+    half<2, 96, 32>(),        half<2, 128, 32>(),       exact<16, 32, 8, true>(), exact<16, 24, 8, true>(),
+    exact<8, 32, 8, true>(),  exact<8, 32, 8>(),        exact<8, 24, 8>(),        exact<6, 32, 8>(),
+    exact<6, 48, 8>(),        exact<4, 64, 8>(),        exact<4, 48, 8>(),        exact<3, 96, 16>(),
+    exact<3, 64, 16>(),       exact<3, 48, 16>(),       exact<2, 128, 16>(),      exact<2, 64, 16>(),
+    exact<1, 128, 32>(),      exact<1, 64, 32>(),
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, MOST_BLOCKS = 8 /* of a cluster that every GPU can run */ };
 
@@ -316,6 +316,7 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     a.l_tiles = (unsigned)best.l_tiles, a.j_span = (unsigned)best.j_span;
     a.j_spans = (unsigned)(best.j_groups / best.j_span);
     a.n_groups = (unsigned)best.n_groups, a.units = (unsigned)best.units;
+    a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
     a.x_at = (const float *)args->x, a.k_at = (const float *)args->k, a.y_at = (float *)args->y;
     a.x_row = p->a * p->c * p->d, a.y_row = p->a * p->b * p->d;
     a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d, a.batch = (int)p->batch;

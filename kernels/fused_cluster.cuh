@@ -25,6 +25,7 @@
 #define KS_FUSED_CLUSTER_CUH
 
 #include "bulk_copy.cuh"
+#include "epilogue.cuh"
 #include "mma_group.cuh"
 #include "mma_store.cuh"
 
@@ -42,11 +43,12 @@ struct arguments {
     int slabs, stages; /* of k; of the ring */
     /* Units: (i, span of j groups, n group, j group of the span, l tile), the last the fastest. */
     unsigned l_tiles, j_span, n_groups, j_spans, units;
+    ks_cuda::epilogue<float> finish;
+    int b, c, d, batch;
     /* For outputs that are taken anew: */
     const float *x_at, *k_at;
     float *y_at;
     int64_t x_row, y_row; /* elements of a sample */
-    int b, c, d, batch;
 };
 
 /* The widest part of at most `most` of n columns, in multiples of `by`. */
@@ -217,6 +219,21 @@ template <class S> __device__ __forceinline__ void fill(const arguments &p, char
     }
 }
 
+/* This group's sums made outputs. What lies outside of Y gets the bias of some feature. */
+template <class S>
+__device__ __forceinline__ void finish(const arguments &p, float (&acc)[S::L][S::NT][4], const corner &at, int group,
+                                       int t)
+{
+    const int l0 = at.l + (S::HALVES ? group * S::L : 0);
+    const auto whose = [&](int q) {
+        const int l = l0 + q / (4 * S::NT), j = at.j + q / 4 % S::NT * 8 + 2 * t + q % 2;
+        return (j < p.b ? j * p.d : 0) + (l < p.d ? l : 0);
+    };
+    constexpr int chunk = S::L * S::NT > 40 ? 4 : 8; /* what registers there are for it */
+    ks_cuda::finish_sums<typename S::T::scalar, chunk>(p.finish, reinterpret_cast<float(&)[S::L * S::NT * 4]>(acc),
+                                                       static_cast<int64_t>(at.i) * p.b * p.d, whose);
+}
+
 /* This group's results of a unit to Y. Says whether this lane has a NaN among them. */
 template <class S>
 __device__ __forceinline__ bool store(const arguments &p, const float (&acc)[S::L][S::NT][4], char *staging,
@@ -378,6 +395,7 @@ __device__ __forceinline__ void consume(const arguments &p, char *stages, char *
         else
             sum_halves<S>(p, acc, stages, ring, now, row, group, g, t, done);
         const corner at = corner_of<S>(p, unit, rank);
+        if (__builtin_expect(p.finish.asked, false)) finish<S>(p, acc, at, group, t);
         const bool lost = store<S>(p, acc, staging, at, group, warp, lane);
         if (S::T::may_lose_infinity && __any_sync(0xffffffffu, lost)) {
             copies_out_done();

@@ -132,7 +132,9 @@ template <class S> __device__ __noinline__ void rescue(const arguments &p, const
         float sum = 0;
 #pragma unroll 1
         for (int q = 0; q < p.c; q++) sum = fmaf(x[static_cast<int64_t>(q) * p.d], k[q], sum);
-        *y = sum;
+        *y = p.finish.asked
+                 ? ks_cuda::finished<float>(p.finish, sum, (static_cast<int64_t>(at.i) * p.b + j) * p.d + l)
+                 : sum;
     }
 }
 

@@ -328,9 +328,8 @@ __global__ void __launch_bounds__(threads_most, LEAST_BLOCKS)
             const int j = ((q % SIDE) / 4 * g.jt + me.jt) * 4 + q % 4;
             return to.j0 + j < s.b ? j * s.d : 0;
         };
-        ks_cuda::finish_sums<chunk>(finish, reinterpret_cast<S(&)[SIDE * SIDE]>(sum),
-                                    static_cast<const T *>(finish.bias) + (to.i * s.b + to.j0) * s.d + to.l0 + me.l,
-                                    whose);
+        ks_cuda::finish_sums<T, chunk>(finish, reinterpret_cast<S(&)[SIDE * SIDE]>(sum),
+                                       (to.i * s.b + to.j0) * s.d + to.l0 + me.l, whose);
     }
 
     /* Runs of four neighbours, at once where they begin at a multiple of their size. */

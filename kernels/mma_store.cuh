@@ -107,16 +107,15 @@ template <class S>
 __device__ __forceinline__ void finish(float (&acc)[S::LW][S::MT][S::NT][4], const arguments &p, const stretch &at,
                                        int wj, int wl, int t)
 {
-    using E = typename S::T::scalar;
     constexpr int count = S::LW * S::MT * S::NT * 4,
                   chunk = S::threads > 256 ? 4 : 8; /* by the registers there are */
+    const int l0 = at.l0 + wl * S::LW < p.d ? wl * S::LW : 0;
     const auto whose = [&](int q) {
-        const int tile = q / 4 % S::NT, l = wl * S::LW + q / (4 * S::NT * S::MT);
-        const int j = wj * 8 * S::NT + S::column(tile, 2 * t + q % 2);
-        return at.j0 + j < p.b && at.l0 + wl * S::LW < p.d ? j * p.d + l : 0;
+        const int j = wj * 8 * S::NT + S::column(q / 4 % S::NT, 2 * t + q % 2);
+        return (at.j0 + j < p.b ? j * p.d : 0) + l0 + q / (4 * S::NT * S::MT);
     };
-    ks_cuda::finish_sums<chunk>(p.finish, reinterpret_cast<float(&)[count]>(acc),
-                                static_cast<const E *>(p.finish.bias) + feature_of<S>(p, at), whose);
+    ks_cuda::finish_sums<typename S::T::scalar, chunk>(p.finish, reinterpret_cast<float(&)[count]>(acc),
+                                                       feature_of<S>(p, at), whose);
 }
 
 /* Takes this lane's NaNs of a tile anew, in float32 by ordinary units: splitting an infinite operand makes a NaN that may
