@@ -66,13 +66,13 @@ static ks_status report_progress(run *r, const char *phase)
     return r->options->progress(r->options->user, &p) ? KS_OK : stopped(r);
 }
 
-/* The device is lost: what is known of the kernel that lost it is for the next run. */
-static ks_status keep_failures(run *r, const ks_measurement *out, int count)
+/* What the device was lost to is for the next run to know. */
+static ks_status keep_loss(run *r)
 {
     char why[256];
+    const ks_measurement *lost = r->measurer ? ks_measurer_lost_to(r->measurer) : NULL;
     snprintf(why, sizeof why, "%s", ks_status_message(KS_ERR_DEVICE));
-    for (int q = 0; q < count; q++)
-        if (out[q].status != KS_OK) ks_store_add(r->store, &out[q], NULL);
+    if (lost) ks_store_add(r->store, lost, NULL);
     return ks_fail(KS_ERR_DEVICE, "%s", why);
 }
 
@@ -84,7 +84,6 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
     const int count = ks_measurer_kernels(r->measurer, p, kernels);
     ks_status s = ks_measure(r->measurer, p, kernels, count, limits, out, raw);
     if (s == KS_ERR_MEMORY) return report_progress(r, phase); /* too large for this machine: go on with others */
-    if (s == KS_ERR_DEVICE) return keep_failures(r, out, count);
     for (int q = 0; s == KS_OK && q < count; q++) {
         s = ks_store_add(r->store, &out[q], raw + q * KS_MAX_SAMPLES);
         if (s == KS_OK && !ks_rows_add(&r->rows, &out[q])) s = ks_rows_status(&r->rows);
@@ -331,6 +330,7 @@ ks_status ks_calibrate(const ks_calibrate_options *options, ks_calibrate_report 
             left -= weight;
             s = calibrate_one(&r, (ks_type)t, (ks_layout)l, &random);
         }
+    if (s == KS_ERR_DEVICE) s = keep_loss(&r);
     memcpy(r.report->device, r.device.name, sizeof r.report->device);
     r.report->copy_bytes_per_s = r.device.copy_bytes_per_s;
     memcpy(r.report->gemm_flops_per_s, r.device.gemm_flops_per_s, sizeof r.report->gemm_flops_per_s);

@@ -44,13 +44,16 @@ static double energy_of(ks_measurer *m, const ks_problem *p, const ks_kernel *ke
     return (after.energy_j - before.energy_j) / (double)runs;
 }
 
-/* Whether a kernel that has failed took the device with it. */
-static bool is_lost(const ks_measurer *m, const ks_kernel *kernel)
+/* Whether a kernel that has failed took the device with it: its row then says so, and is kept. */
+static bool is_lost(ks_measurer *m, ks_measurement *out)
 {
     char why[160];
     if (ks_device_wait(&m->device) == KS_OK) return false;
     snprintf(why, sizeof why, "%s", ks_status_message(KS_ERR_DEVICE));
-    ks_fail(KS_ERR_DEVICE, "\"%s\" was lost to %s: %s", m->device.name, kernel->name, why);
+    out->status = KS_ERR_DEVICE, out->time_s = NAN;
+    snprintf(out->reason, sizeof out->reason, "lost the device: %.72s", why);
+    m->lost = *out;
+    ks_fail(KS_ERR_DEVICE, "\"%s\" was lost to %s: %s", m->device.name, out->kernel, why);
     return true;
 }
 
@@ -93,7 +96,7 @@ static ks_status check_winner(ks_measurer *m, const ks_problem *p, const ks_kern
             if (out[q].status == KS_OK && !isnan(out[q].time_s) && (best < 0 || out[q].time_s < out[best].time_s))
                 best = q;
         if (best < 0 || check_again(m, p, kernels[best], &out[best]) == KS_OK) return KS_OK;
-        if (is_lost(m, kernels[best])) return KS_ERR_DEVICE;
+        if (is_lost(m, &out[best])) return KS_ERR_DEVICE;
     }
 }
 
@@ -112,7 +115,16 @@ typedef struct race {
     double round_s;        /* the quickest round so far */
 } race;
 
-/* Checks every kernel, and finds out how many calls make a sample. */
+/* A kernel that fails once it is timed is out of the race. Fails only if the device is lost. */
+static ks_status drop(race *r, int q)
+{
+    ks_measurement *out = &r->out[q];
+    out->status = KS_ERR_DEVICE, r->calls[q] = 0;
+    snprintf(out->reason, sizeof out->reason, "failed while it was timed");
+    return is_lost(r->measurer, out) ? KS_ERR_DEVICE : KS_OK;
+}
+
+/* Checks every kernel, and finds out how many calls make a sample. Fails only if the device is lost. */
 static ks_status enter(race *r)
 {
     ks_measurer *m = r->measurer;
@@ -121,11 +133,13 @@ static ks_status enter(race *r)
         double first_s;
         ks_measurer_tell(m, out);
         out->status = ks_measurer_check(m, r->problem, r->kernels[q], &first_s, out->reason, sizeof out->reason);
-        if (out->status != KS_OK && is_lost(m, r->kernels[q])) return KS_ERR_DEVICE;
+        if (out->status != KS_OK && is_lost(m, out)) return KS_ERR_DEVICE;
         if (out->status != KS_OK) continue;
         if (first_s < 100 * sample_least_s || m->device.backend != KS_CPU)
             first_s = ks_measurer_time(m, r->problem, r->kernels[q], 1); /* the first run pays for much else */
-        r->calls[q] = first_s >= sample_least_s ? 1 : (int)(sample_least_s / (fabs(first_s) + 1e-7)) + 1;
+        if (first_s < 0 && drop(r, q) != KS_OK) return KS_ERR_DEVICE;
+        if (first_s < 0) continue;
+        r->calls[q] = first_s >= sample_least_s ? 1 : (int)(sample_least_s / (first_s + 1e-7)) + 1;
         if (r->calls[q] > MOST_CALLS) r->calls[q] = MOST_CALLS;
     }
     return KS_OK;
@@ -142,9 +156,7 @@ static ks_status take_sample(race *r, int q)
         out->time_s = ks_samples_quantile(r->own[q], out->samples, 0.5);
         return KS_OK;
     }
-    out->status = KS_ERR_DEVICE, r->calls[q] = 0;
-    snprintf(out->reason, sizeof out->reason, "failed while it was timed");
-    return is_lost(r->measurer, r->kernels[q]) ? KS_ERR_DEVICE : KS_OK;
+    return drop(r, q);
 }
 
 static bool is_sampled(const race *r, int q)
@@ -308,12 +320,13 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
         if (out[q].time_s < floor_s(&m->device, p)) {
             snprintf(out[q].reason, sizeof out[q].reason, "%.3g s is below the physical floor", out[q].time_s);
             if (check_again(m, p, kernels[q], &out[q]) == KS_OK) out[q].status = KS_ERR_NO_DATA, out[q].time_s = NAN;
-            if (out[q].status == KS_ERR_DEVICE && is_lost(m, kernels[q])) return KS_ERR_DEVICE;
+            if (out[q].status == KS_ERR_DEVICE && is_lost(m, &out[q])) return KS_ERR_DEVICE;
             continue;
         }
         if (l->energy) {
             ks_measurer_tell(m, &out[q]);
             out[q].energy_j = energy_of(m, p, kernels[q], out[q].time_s);
+            if (isnan(out[q].energy_j) && is_lost(m, &out[q])) return KS_ERR_DEVICE;
         }
     }
     s = check_winner(m, p, kernels, count, out);

@@ -37,6 +37,9 @@ typedef struct ks_measurer_setup {
 ks_status ks_measurer_open_with(ks_measurer **measurer, const ks_device *device, const ks_measurer_setup *setup);
 void ks_measurer_close(ks_measurer *measurer);
 
+/* What the device was lost to, with status and reason; NULL while it is not lost. */
+const ks_measurement *ks_measurer_lost_to(const ks_measurer *measurer);
+
 /* Where min_samples rounds fit into max_s, going by the quickest round, they are taken though something else held the machine:
  * else one disturbance would leave the verdict to two samples. A kernel that is looked at for its slow runs may take up to
  * KS_MAX_SAMPLES. Neither goes on beyond three times max_s, and looking not beyond three times what the race has taken. */
@@ -53,15 +56,15 @@ int ks_measurer_kernels(const ks_measurer *measurer, const ks_problem *problem,
 
 /* Measures `count` kernels. out[q] describes kernels[q]: status, reason, time, spread, samples. raw, if not NULL, holds
  * count * KS_MAX_SAMPLES sample times. Fails as a whole where nothing could be measured (KS_ERR_MEMORY: also a problem that is
- * larger than what is free, or than what may be used), or if the device is lost (KS_ERR_DEVICE); of out, those with a status
- * are then what failed, and the rest says nothing. */
+ * larger than what is free, or than what may be used), or if the device is lost (KS_ERR_DEVICE): then out says nothing, and
+ * ks_measurer_lost_to why. */
 ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_kernel *const *kernels, int count,
                      const ks_measure_limits *limits, ks_measurement *out, double *raw);
 
 /* Measures the device's copy rate, and its GEMM rate for each type as the best that any kernel of the table reaches on a
  * dense problem: (1,1536,1536,1) of batch 1536 on a CPU. On a GPU it is 4096, or 8192 for the half types, and a bmm kernel,
  * so that the rate is the BLAS's own: a fused kernel may do a float32 product by three faster ones. Fills in both in
- * *device and in the measurer's own copy of it. */
+ * *device and in the measurer's own copy of it. Fails as ks_measure does. */
 ks_status ks_measure_rates(ks_measurer *measurer, ks_device *device);
 
 /* Two results closer than this are a tie. */

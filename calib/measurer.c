@@ -184,6 +184,11 @@ void ks_measurer_tell(const ks_measurer *m, const ks_measurement *running)
     if (m->setup.running) m->setup.running(m->setup.user, running);
 }
 
+const ks_measurement *ks_measurer_lost_to(const ks_measurer *m)
+{
+    return *m->lost.kernel ? &m->lost : NULL;
+}
+
 int ks_measurer_kernels(const ks_measurer *m, const ks_problem *p, const ks_kernel *kernels[KS_MAX_KERNELS])
 {
     const int count = ks_kernels_for(p, &m->device, kernels);

@@ -18,7 +18,8 @@ struct ks_measurer {
     size_t fetched_bytes;
     uint64_t random;
     ks_measurer_setup setup;
-    double most_bytes; /* INFINITY: not known */
+    double most_bytes;   /* INFINITY: not known */
+    ks_measurement lost; /* of whom the device was lost to, if it was: else without a kernel */
 };
 
 /* Grows an arena and fills it: inputs with ordinary numbers. */

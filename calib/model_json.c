@@ -2,9 +2,9 @@
  * sizes are checked before they are used, numbers must be finite and in range, names are cut to length. */
 #include "model.h"
 #include "error.h"
+#include "flat_json.h"
 #include "standing.h"
 
-#include <cjson/cJSON.h>
 #include <limits.h>
 #include <math.h>
 #include <stdio.h>
@@ -21,21 +21,25 @@ static const char *const terms_names[] = {[false] = "own", [true] = "generic"};
  * variances those of logarithms of times. */
 static const double largest = 1e12, largest_feature = 1e3, largest_variance = 1e4;
 
+static bool is_number(double value)
+{
+    return isfinite(value) && fabs(value) <= largest;
+}
+
 static bool number(const cJSON *object, double *value)
 {
-    if (!cJSON_IsNumber(object) || !isfinite(object->valuedouble) || fabs(object->valuedouble) > largest)
-        return false;
+    if (!cJSON_IsNumber(object) || !is_number(object->valuedouble)) return false;
     *value = object->valuedouble;
     return true;
 }
 
-static bool numbers(const cJSON *array, int count, double *values)
+/* The array's numbers; NULL if it is not one of so many, or any of them is none. */
+static const double *numbers(const ks_flat_json *text, const cJSON *array, int count)
 {
-    if (!cJSON_IsArray(array) || cJSON_GetArraySize(array) != count) return false;
-    const cJSON *item = array->child;
-    for (int i = 0; i < count; i++, item = item->next)
-        if (!number(item, &values[i])) return false;
-    return true;
+    const double *values = ks_flat_json_row(text, array, count);
+    for (int i = 0; values && i < count; i++)
+        if (!is_number(values[i])) return NULL;
+    return values;
 }
 
 static const char *text_of(const cJSON *object, const char *name)
@@ -44,11 +48,12 @@ static const char *text_of(const cJSON *object, const char *name)
     return cJSON_IsString(item) ? item->valuestring : NULL;
 }
 
-static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *k)
+static ks_status parse_kernel(const ks_flat_json *text, const cJSON *object, int points, ks_model_kernel *k)
 {
-    double values[KS_MODEL_POINTS], version;
+    double version;
     const char *name = text_of(object, "name");
-    if (!name || strlen(name) >= sizeof k->name) return ks_fail(KS_ERR_PARSE, "model: a kernel has no usable name");
+    if (!name || strlen(name) >= sizeof k->name || !ks_text_is_plain(name))
+        return ks_fail(KS_ERR_PARSE, "model: a kernel has no usable name");
     strcpy(k->name, name);
     if (!number(cJSON_GetObjectItemCaseSensitive(object, "version"), &version) || version < 0 || version > 1e6)
         return ks_fail(KS_ERR_PARSE, "model: version of %s is not a number", name);
@@ -62,38 +67,36 @@ static ks_status parse_kernel(const cJSON *object, int points, ks_model_kernel *
     k->generic = terms && strcmp(terms, terms_names[true]) == 0;
     if (!k->generic && (!terms || strcmp(terms, terms_names[false]) != 0))
         return ks_fail(KS_ERR_PARSE, "model: terms of %s are neither own nor generic", name);
-    if (!numbers(cJSON_GetObjectItemCaseSensitive(object, "cost"), KS_NTERMS, k->cost))
-        return ks_fail(KS_ERR_PARSE, "model: cost of %s is not %d numbers", name, KS_NTERMS);
+    const double *cost = numbers(text, cJSON_GetObjectItemCaseSensitive(object, "cost"), KS_NTERMS);
+    if (!cost) return ks_fail(KS_ERR_PARSE, "model: cost of %s is not %d numbers", name, KS_NTERMS);
+    memcpy(k->cost, cost, sizeof k->cost);
     for (int t = 0; t < KS_NTERMS; t++)
         if (k->cost[t] < 0) return ks_fail(KS_ERR_PARSE, "model: cost %g of %s is negative", k->cost[t], name);
     if (!number(cJSON_GetObjectItemCaseSensitive(object, "signal"), &k->signal) || k->signal < 0 ||
         k->signal > largest_variance || !number(cJSON_GetObjectItemCaseSensitive(object, "noise"), &k->noise) ||
         k->noise <= 0 || k->noise > largest_variance)
         return ks_fail(KS_ERR_PARSE, "model: variances of %s are not numbers in (0, %g]", name, largest_variance);
-    const cJSON *alpha = cJSON_GetObjectItemCaseSensitive(object, "alpha");
-    if (!cJSON_IsArray(alpha) || cJSON_GetArraySize(alpha) != points)
-        return ks_fail(KS_ERR_PARSE, "model: alpha of %s is not %d values", name, points);
-    const cJSON *item = alpha->child;
-    for (int i = 0; i < points; i++, item = item->next) {
-        k->measured[i] = !cJSON_IsNull(item);
-        if (k->measured[i] && !number(item, &values[i]))
+    const double *alpha = ks_flat_json_row(text, cJSON_GetObjectItemCaseSensitive(object, "alpha"), points);
+    if (!alpha) return ks_fail(KS_ERR_PARSE, "model: alpha of %s is not %d numbers or nulls", name, points);
+    for (int i = 0; i < points; i++) {
+        k->measured[i] = !isnan(alpha[i]);
+        if (k->measured[i] && !is_number(alpha[i]))
             return ks_fail(KS_ERR_PARSE, "model: alpha[%d] of %s is not a number", i, name);
-        k->alpha[i] = k->measured[i] ? (float)values[i] : 0;
+        k->alpha[i] = k->measured[i] ? (float)alpha[i] : 0;
     }
     return KS_OK;
 }
 
 /* A kernel's own features; its alpha says where it was measured. */
-static ks_status parse_own(const cJSON *object, const ks_model *m, ks_model_kernel *k)
+static ks_status parse_own(const ks_flat_json *text, const cJSON *object, const ks_model *m, ks_model_kernel *k)
 {
-    double values[KS_MODEL_POINTS];
     const cJSON *own = cJSON_GetObjectItemCaseSensitive(object, "own");
     if (!cJSON_IsArray(own) || cJSON_GetArraySize(own) != KS_MODEL_OWN)
         return ks_fail(KS_ERR_PARSE, "model: own of %s is not %d arrays", k->name, KS_MODEL_OWN);
     const cJSON *row = own->child;
     for (int t = 0; t < KS_MODEL_OWN; t++, row = row->next) {
-        if (!numbers(row, m->points, values))
-            return ks_fail(KS_ERR_PARSE, "model: own[%d] of %s is not %d numbers", t, k->name, m->points);
+        const double *values = numbers(text, row, m->points);
+        if (!values) return ks_fail(KS_ERR_PARSE, "model: own[%d] of %s is not %d numbers", t, k->name, m->points);
         for (int i = 0; i < m->points; i++) {
             if (fabs(values[i]) > largest_feature)
                 return ks_fail(KS_ERR_PARSE, "model: own[%d][%d] of %s is %g, no share", t, i, k->name, values[i]);
@@ -124,10 +127,11 @@ static ks_status parse_trust(const cJSON *root, ks_model *m)
     return KS_OK;
 }
 
-static ks_status parse_object(const cJSON *root, ks_model *m)
+static ks_status parse_object(const ks_flat_json *text, ks_model *m)
 {
     enum { LENGTHS = KS_MODEL_DIMS + KS_MODEL_OWN };
-    double values[KS_MODEL_POINTS], points, format;
+    const cJSON *root = text->root;
+    double points, format;
     ks_status s;
     const char *type = text_of(root, "type"), *layout = text_of(root, "layout"),
                *objective = text_of(root, "objective");
@@ -140,12 +144,12 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
     if (!number(cJSON_GetObjectItemCaseSensitive(root, "points"), &points) || points < 0 || points > KS_MODEL_POINTS)
         return ks_fail(KS_ERR_PARSE, "model: points is not a number from 0 to %d", KS_MODEL_POINTS);
     m->points = (int)points;
-    if (!numbers(cJSON_GetObjectItemCaseSensitive(root, "length"), LENGTHS, values))
-        return ks_fail(KS_ERR_PARSE, "model: length is not %d numbers", LENGTHS);
+    const double *length = numbers(text, cJSON_GetObjectItemCaseSensitive(root, "length"), LENGTHS);
+    if (!length) return ks_fail(KS_ERR_PARSE, "model: length is not %d numbers", LENGTHS);
     for (int d = 0; d < LENGTHS; d++) {
-        if (values[d] < 1e-6 || values[d] > 1e6)
-            return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, values[d]);
-        m->length[d] = (float)values[d];
+        if (length[d] < 1e-6 || length[d] > 1e6)
+            return ks_fail(KS_ERR_PARSE, "model: length[%d] is %g, must be in [1e-6, 1e6]", d, length[d]);
+        m->length[d] = (float)length[d];
     }
     if ((s = parse_trust(root, m)) || (s = ks_standing_parse(root, &m->standing))) return s;
     const cJSON *input = cJSON_GetObjectItemCaseSensitive(root, "input");
@@ -153,8 +157,8 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
         return ks_fail(KS_ERR_PARSE, "model: input is not %d arrays", KS_MODEL_DIMS);
     const cJSON *row = input->child;
     for (int d = 0; d < KS_MODEL_DIMS; d++, row = row->next) {
-        if (!numbers(row, m->points, values))
-            return ks_fail(KS_ERR_PARSE, "model: input[%d] is not %d numbers", d, m->points);
+        const double *values = numbers(text, row, m->points);
+        if (!values) return ks_fail(KS_ERR_PARSE, "model: input[%d] is not %d numbers", d, m->points);
         for (int i = 0; i < m->points; i++) {
             if (fabs(values[i]) > largest_feature)
                 return ks_fail(KS_ERR_PARSE, "model: input[%d][%d] is %g, no logarithm of a size", d, i, values[i]);
@@ -167,7 +171,7 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
     cJSON_ArrayForEach(kernel, kernels)
     {
         ks_model_kernel *k = &m->kernel[m->kernels];
-        if ((s = parse_kernel(kernel, m->points, k)) || (s = parse_own(kernel, m, k))) return s;
+        if ((s = parse_kernel(text, kernel, m->points, k)) || (s = parse_own(text, kernel, m, k))) return s;
         m->kernels++;
     }
     return KS_OK;
@@ -175,12 +179,14 @@ static ks_status parse_object(const cJSON *root, ks_model *m)
 
 ks_status ks_model_parse(const char *text, ks_model **model)
 {
+    ks_flat_json flat;
+    ks_model *m = NULL;
     *model = NULL;
-    cJSON *root = cJSON_Parse(text);
-    if (!root) return ks_fail(KS_ERR_PARSE, "model: not JSON");
-    ks_model *m = calloc(1, sizeof *m);
-    ks_status s = m ? parse_object(root, m) : ks_fail(KS_ERR_MEMORY, "out of memory for a model");
-    cJSON_Delete(root);
+    ks_status s = ks_flat_json_parse(&flat, text);
+    if (s == KS_ERR_PARSE) ks_fail(s, "model: not JSON");
+    if (s == KS_OK && !(m = calloc(1, sizeof *m))) s = ks_fail(KS_ERR_MEMORY, "out of memory for a model");
+    if (s == KS_OK) s = parse_object(&flat, m);
+    ks_flat_json_free(&flat);
     if (s != KS_OK) {
         ks_model_free(m);
         return s;

@@ -1,8 +1,8 @@
 /* Adjusting what was measured before something changed; and saying so in a model's JSON. */
 #include "standing.h"
 #include "error.h"
+#include "flat_json.h"
 
-#include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,13 +91,20 @@ static bool number(const cJSON *object, const char *name, double most, double *v
     return *value >= 0 && *value <= most;
 }
 
+/* Shorter than size bytes. */
+static bool is_text(const cJSON *item, size_t size)
+{
+    return cJSON_IsString(item) && strlen(item->valuestring) < size && ks_text_is_plain(item->valuestring);
+}
+
 ks_status ks_standing_parse(const cJSON *model, ks_standing *s)
 {
     const cJSON *environment = cJSON_GetObjectItemCaseSensitive(model, "environment"),
                 *list = cJSON_GetObjectItemCaseSensitive(model, "adjustments"), *item;
     *s = (ks_standing){0};
-    if (environment && (!cJSON_IsString(environment) || strlen(environment->valuestring) >= KS_ENVIRONMENT_BYTES))
-        return ks_fail(KS_ERR_PARSE, "model: environment is no text of at most %d bytes", KS_ENVIRONMENT_BYTES - 1);
+    if (environment && !is_text(environment, KS_ENVIRONMENT_BYTES))
+        return ks_fail(KS_ERR_PARSE, "model: environment is no plain text of at most %d bytes",
+                       KS_ENVIRONMENT_BYTES - 1);
     if (environment) strcpy(s->environment, environment->valuestring);
     if (list && (!cJSON_IsArray(list) || cJSON_GetArraySize(list) > KS_ADJUSTMENTS))
         return ks_fail(KS_ERR_PARSE, "model: adjustments is not an array of at most %d", KS_ADJUSTMENTS);
@@ -106,9 +113,8 @@ ks_status ks_standing_parse(const cJSON *model, ks_standing *s)
         ks_adjustment *a = &s->items[s->count++];
         const cJSON *kernel = cJSON_GetObjectItemCaseSensitive(item, "kernel");
         double version, becomes;
-        if (!cJSON_IsString(kernel) || strlen(kernel->valuestring) >= sizeof a->kernel ||
-            !number(item, "version", 1e6, &version) || !number(item, "becomes", 1e6, &becomes) ||
-            !number(item, "before_s", largest_moment_s, &a->before_s) ||
+        if (!is_text(kernel, sizeof a->kernel) || !number(item, "version", 1e6, &version) ||
+            !number(item, "becomes", 1e6, &becomes) || !number(item, "before_s", largest_moment_s, &a->before_s) ||
             !number(item, "factor", largest_factor, &a->factor))
             return ks_fail(KS_ERR_PARSE, "model: adjustments[%d] lacks kernel, version, becomes, before_s or factor",
                            s->count - 1);
@@ -140,10 +146,14 @@ bool ks_standing_add(cJSON *model, const ks_standing *s)
 /* A model's text is long, and hardly any has adjustments. */
 static ks_status read_standing(const char *json, ks_standing *s)
 {
+    ks_flat_json model;
     *s = (ks_standing){0};
-    cJSON *root = cJSON_Parse(json);
-    const ks_status status = root ? ks_standing_parse(root, s) : KS_OK; /* what is no model is told by others */
-    cJSON_Delete(root);
+    ks_status status = ks_flat_json_parse(&model, json);
+    if (status == KS_OK)
+        status = ks_standing_parse(model.root, s);
+    else if (status == KS_ERR_PARSE)
+        status = KS_OK; /* what is no model is told by others */
+    ks_flat_json_free(&model);
     return status;
 }
 

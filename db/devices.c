@@ -39,6 +39,12 @@ static bool is_rate(double rate)
     return isfinite(rate) && rate >= 0;
 }
 
+static bool is_plain(const ks_device *d)
+{
+    return ks_text_is_plain(d->name) && ks_text_is_plain(d->arch) && ks_text_is_plain(d->driver) &&
+           ks_text_is_plain(d->runtime) && ks_text_is_plain(d->blas);
+}
+
 static bool read_device(const ks_sql *sql, ks_device *device)
 {
     int64_t ordinal, units, backend = 0;
@@ -48,13 +54,14 @@ static bool read_device(const ks_sql *sql, ks_device *device)
         while (backend < 2 && strcmp(word, backend_names[backend]) != 0) backend++;
     bool good = backend < 2 && ks_sql_text(sql, 0, device->name, sizeof device->name) && *device->name &&
                 ks_sql_int(sql, 2, 0, INT_MAX, &ordinal) && ks_sql_text(sql, 3, device->arch, sizeof device->arch) &&
-                ks_sql_int(sql, 4, 0, INT_MAX, &units) && ks_sql_int(sql, 5, 0, INT64_MAX, &device->l1_bytes) &&
-                ks_sql_int(sql, 6, 0, INT64_MAX, &device->l2_bytes) &&
-                ks_sql_int(sql, 7, 0, INT64_MAX, &device->l3_bytes) &&
-                ks_sql_int(sql, 8, 0, INT64_MAX, &device->memory_bytes) &&
+                ks_sql_int(sql, 4, 0, KS_MOST_UNITS, &units) &&
+                ks_sql_int(sql, 5, 0, KS_MOST_BYTES, &device->l1_bytes) &&
+                ks_sql_int(sql, 6, 0, KS_MOST_BYTES, &device->l2_bytes) &&
+                ks_sql_int(sql, 7, 0, KS_MOST_BYTES, &device->l3_bytes) &&
+                ks_sql_int(sql, 8, 0, KS_MOST_BYTES, &device->memory_bytes) &&
                 ks_sql_text(sql, 9, device->driver, sizeof device->driver) &&
                 ks_sql_text(sql, 10, device->runtime, sizeof device->runtime) &&
-                ks_sql_text(sql, 11, device->blas, sizeof device->blas);
+                ks_sql_text(sql, 11, device->blas, sizeof device->blas) && is_plain(device);
     if (!good) return false;
     device->backend = (ks_backend)backend;
     device->index = (int)ordinal;
@@ -79,6 +86,7 @@ static ks_status check_device(const ks_device *device)
     if (!ends_within(device->arch, sizeof device->arch) || !ends_within(device->driver, sizeof device->driver) ||
         !ends_within(device->runtime, sizeof device->runtime) || !ends_within(device->blas, sizeof device->blas))
         return ks_fail(KS_ERR_ARGUMENT, "device %s: a fact is not a terminated string", device->name);
+    if (!is_plain(device)) return ks_fail(KS_ERR_ARGUMENT, "a device's name or facts have control characters");
     if (device->backend != KS_CPU && device->backend != KS_CUDA)
         return ks_fail(KS_ERR_ARGUMENT, "device %s: backend %d is unknown", device->name, (int)device->backend);
     if (!is_rate(device->copy_bytes_per_s))
@@ -224,8 +232,9 @@ static bool read_model(const ks_sql *sql, ks_model_row *model)
     int64_t rows;
     *model = (ks_model_row){0};
     bool good = ks_sql_text(sql, 0, model->device, sizeof model->device) && *model->device &&
-                ks_sql_text(sql, 1, type, sizeof type) && ks_type_parse(type, &model->type) == KS_OK &&
-                ks_sql_text(sql, 2, layout, sizeof layout) && ks_layout_parse(layout, &model->layout) == KS_OK &&
+                ks_text_is_plain(model->device) && ks_sql_text(sql, 1, type, sizeof type) &&
+                ks_type_parse(type, &model->type) == KS_OK && ks_sql_text(sql, 2, layout, sizeof layout) &&
+                ks_layout_parse(layout, &model->layout) == KS_OK &&
                 ks_sql_text(sql, 3, objective, sizeof objective) &&
                 ks_objective_parse(objective, &model->objective) == KS_OK && ks_sql_int(sql, 4, 0, INT_MAX, &rows);
     if (!good) return false;

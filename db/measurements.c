@@ -42,10 +42,7 @@ static bool is_amount(double value)
 
 static bool is_name(const char *text, size_t size)
 {
-    if (!memchr(text, '\0', size) || !*text) return false;
-    for (; *text; text++)
-        if ((unsigned char)*text < ' ' || *text == 0x7f) return false;
-    return true;
+    return memchr(text, '\0', size) && *text && ks_text_is_plain(text);
 }
 
 const char *ks_measurement_fault(const ks_measurement *m, char *text, size_t size)

@@ -111,13 +111,24 @@ static bool is_on_network(const char *path)
     return ks_place_type_is_network((uint64_t)facts.f_type);
 }
 
-bool ks_place_is_planted(const char *path)
+static bool is_planted(const char *path)
 {
     struct stat link, above;
     char directory[4096];
     directory_of(path, directory, sizeof directory);
     return lstat(path, &link) == 0 && S_ISLNK(link.st_mode) && stat(directory, &above) == 0 &&
            above.st_mode & S_IWOTH && link.st_uid != geteuid() && link.st_uid != above.st_uid;
+}
+
+bool ks_place_is_planted(const char *path)
+{
+    char part[4096];
+    for (size_t i = 1; path[i - 1]; i++) {
+        const bool ends = path[i] == '\0' || (path[i] == '/' && path[i - 1] != '/');
+        if (!ends || (size_t)snprintf(part, sizeof part, "%.*s", (int)i, path) >= sizeof part) continue;
+        if (is_planted(part)) return true;
+    }
+    return false;
 }
 
 static const char *kind_name(mode_t mode)
@@ -132,9 +143,10 @@ ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network)
     const bool writing = mode == KS_STORE_WRITE || mode == KS_STORE_WRITE_BRIEFLY;
     *network = true;
     if (!path || !*path) return ks_fail(KS_ERR_ARGUMENT, "the store's path is empty");
-    if (writing && (status = make_directories(path)) != KS_OK) return status;
     if (ks_place_is_planted(path))
-        return ks_store_fail(KS_TROUBLE_PLACE, path, "is somebody else's link, in a directory that all may write to");
+        return ks_store_fail(KS_TROUBLE_PLACE, path,
+                             "is, or is behind, somebody else's link, in a directory that all may write to");
+    if (writing && (status = make_directories(path)) != KS_OK) return status;
     if (stat(path, &facts) == 0) {
         if (!S_ISREG(facts.st_mode))
             return ks_store_fail(KS_TROUBLE_PLACE, path, "is %s, not a file", kind_name(facts.st_mode));

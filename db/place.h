@@ -9,8 +9,9 @@
  * *network says that the file lies, or will lie, on a network file system. KS_ERR_STORE names path and reason. */
 ks_status ks_place_check(const char *path, ks_store_mode mode, bool *network);
 
-/* Whether path is a link that another user made in a directory where everybody may, such as /tmp: whoever writes to it writes to
- * what that user chose. (Linux can refuse to follow these itself, but need not, and a rename goes around it.) */
+/* Whether path, or a directory on the way to it, is a link that another user made in a directory where everybody may, such as
+ * /tmp: whoever writes to it writes to what that user chose. (Linux can refuse to follow these itself, but need not, and a rename
+ * goes around it.) */
 bool ks_place_is_planted(const char *path);
 
 /* Whether statfs's f_type is a network (or FUSE: who knows what is behind) file system's. */

@@ -6,6 +6,7 @@
 #include "seeds.h"
 #include "csv.h"
 #include "error.h"
+#include "place.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -119,15 +120,14 @@ static ks_status get_text(const lines *in, const cJSON *object, const char *fiel
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, field);
     *out = '\0';
     if (!item) return KS_OK;
-    if (!cJSON_IsString(item) || strlen(item->valuestring) >= size)
-        return fail_field(in, field, "is not a text, or too long");
+    if (!cJSON_IsString(item) || strlen(item->valuestring) >= size || !ks_text_is_plain(item->valuestring))
+        return fail_field(in, field, "is not a text, too long, or has control characters");
     strcpy(out, item->valuestring);
     return KS_OK;
 }
 
 static ks_status read_device(const lines *in, const cJSON *object, ks_device *device)
 {
-    const double exact = 9007199254740992.0; /* 2^53: JSON's numbers are doubles */
     char backend[8];
     double number;
     ks_status status;
@@ -141,10 +141,10 @@ static ks_status read_device(const lines *in, const cJSON *object, ks_device *de
         device->backend = KS_CUDA;
     else if (strcmp(backend, backend_names[KS_CPU]) != 0)
         return fail_field(in, "backend", "is neither \"cpu\" nor \"cuda\"");
-    if ((status = get_number(in, object, "units", INT_MAX, &number)) != KS_OK) return status;
+    if ((status = get_number(in, object, "units", KS_MOST_UNITS, &number)) != KS_OK) return status;
     device->units = (int)number;
     for (int i = 0; i < SIZES; i++) {
-        if ((status = get_number(in, object, sizes[i].name, exact, &number)) != KS_OK) return status;
+        if ((status = get_number(in, object, sizes[i].name, KS_MOST_BYTES, &number)) != KS_OK) return status;
         *(int64_t *)(void *)((char *)device + sizes[i].at) = (int64_t)number;
     }
     if ((status = get_number(in, object, "copy_bytes_per_s", 1e300, &device->copy_bytes_per_s)) != KS_OK)
@@ -360,6 +360,9 @@ typedef struct output {
 static ks_status output_open(output *out, const char *path)
 {
     *out = (output){.path = path};
+    if (ks_place_is_planted(path))
+        return ks_fail(KS_ERR_IO, "%s: is, or is behind, somebody else's link, in a directory that all may write to",
+                       path);
     out->draft = malloc(strlen(path) + sizeof ".draft");
     if (!out->draft) return ks_fail(KS_ERR_MEMORY, "%s: out of memory", path);
     sprintf(out->draft, "%s.draft", path);

@@ -15,7 +15,10 @@
  * was there before the commit. Readers wait 0.2 s for a lock (a matmul's context waits for them), writers 30 s.
  *
  * Before anything is written the whole file is looked at (quick_check): a row put into a damaged file may be lost, or be the
- * loss of others. */
+ * loss of others.
+ *
+ * A file's schema may be anyone's work, and SQL is a program: a view under a table's name may never end, a trigger may delete
+ * what is added. So neither is run, the tables must be tables and their columns stored, and no value may be huge. */
 #include "sql.h"
 #include "error.h"
 #include "place.h"
@@ -52,6 +55,7 @@ enum {
     SCHEMA = sizeof migrations / sizeof migrations[0],
     APPLICATION_ID = 0x6b736175, /* "ksau" */
     HEADER_BYTES = 100,          /* of an SQLite file: https://www.sqlite.org/fileformat.html */
+    LONGEST_VALUE = 64 << 20,    /* bytes; the longest that is stored is a model, of 16 MiB at most */
     READER_WAIT_MS = 200,
     WRITER_WAIT_MS = 30000,
     LOOK_EVERY_MS = 3
@@ -154,8 +158,11 @@ static ks_status connect_to(ks_store *store, int flags, bool immutable)
     if (code != SQLITE_OK) return ks_sql_fail(store, code, "open it");
     sqlite3_extended_result_codes(store->db, 1);
     wait_for_locks(store, ks_store_wait_ms(store));
-    /* the file may be anyone's work: no functions from its schema, no writing to it behind SQL's back */
+    /* the file may be anyone's work: nothing that its schema says is run, no writing to it behind SQL's back */
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    sqlite3_db_config(store->db, SQLITE_DBCONFIG_ENABLE_TRIGGER, 0, NULL);
+    sqlite3_db_config(store->db, SQLITE_DBCONFIG_ENABLE_VIEW, 0, NULL);
+    sqlite3_limit(store->db, SQLITE_LIMIT_LENGTH, LONGEST_VALUE);
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, store->mode != KS_STORE_SALVAGE, NULL);
     /* with this SQLite opens a file that was cut short, too; the connection is read-only */
     sqlite3_db_config(store->db, SQLITE_DBCONFIG_WRITABLE_SCHEMA, store->mode == KS_STORE_SALVAGE, NULL);
@@ -300,6 +307,27 @@ static ks_status check_pages(ks_store *store)
     return status;
 }
 
+/* That what is read and written are tables, and no column of them is computed. */
+static ks_status check_tables(ks_store *store)
+{
+#define OUR_TABLES "('devices', 'kernels', 'measurements', 'models')"
+    int64_t tables, computed = 0;
+    ks_status status = ks_sql_one_int(store,
+                                      "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 "
+                                      "AND name IN " OUR_TABLES,
+                                      &tables);
+    if (status == KS_OK && tables == 4)
+        status = ks_sql_one_int(store,
+                                "SELECT count(*) FROM sqlite_master AS t JOIN pragma_table_xinfo(t.name) AS c "
+                                "WHERE c.hidden AND t.name IN " OUR_TABLES,
+                                &computed);
+#undef OUR_TABLES
+    return status != KS_OK || (tables == 4 && computed == 0)
+               ? status
+               : ks_store_fail(KS_TROUBLE_DAMAGED, store->path,
+                               "it is damaged, or somebody has changed it: its tables are not those of a store");
+}
+
 /* For salvaging a file that ends inside a page: SQLite would take the rest of that page for zeros, and rows on it for rows.
  * So the whole pages before it are taken into memory, and read there. */
 static ks_status take_whole_pages(ks_store *store, const header *head)
@@ -357,6 +385,7 @@ static ks_status open_reading(ks_store *store)
                              "import`, `ksauto calibrate`) brings it forward",
                              (long long)version, (int)SCHEMA);
     if (store->mode != KS_STORE_SALVAGE && (status = check_length(store)) != KS_OK) return status;
+    if (store->mode != KS_STORE_SALVAGE && (status = check_tables(store)) != KS_OK) return status;
     return ks_sql_exec(store, "PRAGMA query_only = 1");
 }
 
@@ -427,6 +456,7 @@ static ks_status open_writing(ks_store *store, bool network)
         code = first_read(store, &version);
     }
     if (code != SQLITE_OK) return ks_sql_fail(store, code, "read it");
+    if (version == SCHEMA && (status = check_tables(store)) != KS_OK) return status;
     if (!head.empty && store->mode == KS_STORE_WRITE && (status = check_pages(store)) != KS_OK) return status;
     if (version > SCHEMA) return fail_newer(store, version);
     if (version < SCHEMA && (status = migrate(store)) != KS_OK) return status;

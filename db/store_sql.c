@@ -28,6 +28,7 @@ ks_status ks_sql_fail(const ks_store *store, int code, const char *doing)
         return ks_store_fail(KS_TROUBLE_FULL, store->path, "cannot %s: the disk is full", doing);
     case SQLITE_CORRUPT:
     case SQLITE_NOTADB:
+    case SQLITE_TOOBIG:
         return ks_store_fail(KS_TROUBLE_DAMAGED, store->path, "cannot %s: it is damaged (%s)", doing,
                              sqlite3_errstr(code));
     default:

@@ -150,6 +150,14 @@ ks_status ks_device_find(const char *text, ks_device *device)
     return ks_fail(KS_ERR_NO_DATA, "device \"%.80s\" is not on this machine", text);
 }
 
+/* Those of ASCII, and the further 32 that UTF-8 begins with 0xc2. */
+bool ks_text_is_plain(const char *text)
+{
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++)
+        if (*at < ' ' || *at == 0x7f || (*at == 0xc2 && at[1] >= 0x80 && at[1] < 0xa0)) return false;
+    return true;
+}
+
 void ks_device_state_read(const ks_device *device, ks_device_state *state)
 {
     const ks_backend_ops *ops = ks_backend_find(device->backend);

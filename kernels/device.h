@@ -26,6 +26,10 @@ typedef struct ks_device {
     double gemm_flops_per_s[KS_NTYPES]; /* measured; 0 until measured */
 } ks_device;
 
+/* The most that facts from files may say: more is no device, and these leave room to calculate with them. */
+enum { KS_MOST_UNITS = 1 << 20 };
+#define KS_MOST_BYTES (INT64_C(1) << 50)
+
 /* Fills in the facts of the CPU this process may use. Cannot fail: what cannot be found out is 0 or "". */
 void ks_device_cpu(ks_device *device);
 
@@ -40,6 +44,10 @@ ks_status ks_device_cuda(int index, ks_device *device);
  * a CUDA device's name. KS_ERR_DEVICE if a CUDA device is asked for by number and is not there; KS_ERR_NO_DATA if the
  * text is the name of nothing on this machine. CUDA is started only if the text does not mean the CPU. */
 ks_status ks_device_find(const char *text, ks_device *device);
+
+/* Whether names and facts that come from files may be shown: no control characters, which a terminal, or a script that is made
+ * with them, would obey. */
+bool ks_text_is_plain(const char *text);
 
 /* What a device is doing now, where that can be read: NVML; of a CPU the system's energy counters, for all processes. */
 typedef struct ks_device_state {

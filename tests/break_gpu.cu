@@ -15,8 +15,8 @@ static __global__ void fail(break_how how, unsigned long long wait_ns, volatile 
         *nowhere = 1;
 }
 
-int break_gpu(break_how how, unsigned long long wait_ns)
+int break_gpu(break_how how, unsigned long long wait_ns, void *stream)
 {
-    fail<<<1, 1>>>(how, wait_ns, reinterpret_cast<volatile int *>(64));
+    fail<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(how, wait_ns, reinterpret_cast<volatile int *>(64));
     return cudaGetLastError();
 }

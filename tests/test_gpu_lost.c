@@ -45,7 +45,7 @@ static void expect_lost(const char *what, ks_status status)
 
 static void lose(unsigned long long wait_ns)
 {
-    assert_int_equal(break_gpu(how, wait_ns), cudaSuccess);
+    assert_int_equal(break_gpu(how, wait_ns, NULL), cudaSuccess);
 }
 
 static ks_context *context(unsigned flags)

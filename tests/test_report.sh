@@ -52,6 +52,24 @@ grep -q /dev/null/x "$work/err" || fail "it does not name the folder it cannot m
 if "$ksauto" report --out "$work/no" --device "$device" --dtype f64 >"$work/out" 2>"$work/err"; then fail "f64 has no rows"; fi
 grep -q 'too little is measured' "$work/err" || fail "it does not say that nothing of f64 is measured"
 
+# Links that somebody else has put where the pictures, or their folder, go. Only root can play somebody else.
+if [ "$(id -u)" = 0 ]; then
+    mkdir "$work/shared" "$work/victims"
+    chmod 1777 "$work/shared"
+    echo dear >"$work/victim"
+    ln -s "$work/victim" "$work/shared/map-f32-last.svg"
+    ln -s "$work/victims" "$work/shared/folder"
+    chown -h 65534:65534 "$work/shared/map-f32-last.svg" "$work/shared/folder"
+    for out in "$work/shared" "$work/shared/folder" "$work/shared/folder/deep"; do
+        if "$ksauto" report --out "$out" --device "$device" --dtype f32 --layout last >"$work/out" 2>"$work/err"; then
+            fail "it follows somebody else's link to $out"
+        fi
+        grep -q "somebody else's link" "$work/err" || fail "$out: it says: $(cat "$work/err")"
+    done
+    [ "$(cat "$work/victim")" = dear ] || fail "it wrote over somebody's file"
+    [ -z "$(ls "$work/victims")" ] || fail "it wrote into somebody's folder: $(ls "$work/victims")"
+fi
+
 # Alternative texts, contrast, no network; by the page's own text and the pictures'.
 cat >"$work/look.py" <<'END'
 import html.parser, os, re, sys

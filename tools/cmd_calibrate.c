@@ -6,7 +6,8 @@
  * run goes on from there. A second Ctrl-C kills.
  *
  * The measuring is done by a child process (apart.h). If a kernel takes that down, or hangs, this one writes a row that says so
- * into the store and starts another child, which goes on from what the store holds and leaves the kernel out there. */
+ * into the store; if it loses the GPU, the child has done so. Then another child goes on from what the store holds and leaves the
+ * kernel out there. */
 #include "apart.h"
 #include "calibrate_plan.h"
 #include "cli.h"
@@ -140,6 +141,10 @@ static int calibrate(const cli *c, ks_calibrate_options *run, session *w, double
     if (w->note) w->note->status = status, w->note->returned = true;
     if (code != CLI_GO_ON) return code;
     watch_wipe_line(&w->watch);
+    if (w->note && w->note->is_running && status == KS_ERR_DEVICE) { /* lost, to this child: another goes on */
+        cli_note("%s; it is left out on that problem", ks_status_message(status));
+        return CLI_FAILED;
+    }
     report.measured += w->before;
     report.elapsed_s = ks_now_s() - start_s;
     if (status == KS_ERR_INTERRUPTED)
@@ -147,8 +152,7 @@ static int calibrate(const cli *c, ks_calibrate_options *run, session *w, double
             "interrupted; the %d problems measured in this run are kept in %s, and the same command goes on "
             "from there. 'ksauto fit' makes advice of what there is",
             w->watch.measured, p.path);
-    const bool lost = w->note && w->note->is_running;
-    if (status == KS_ERR_DEVICE && run->device && w->watch.measured == 0 && !lost) /* it is the name that is wrong */
+    if (status == KS_ERR_DEVICE && run->device && w->watch.measured == 0) /* it is the name that is wrong */
         return cli_no_device("calibrate", run->device, status);
     if (status != KS_OK) return cli_status(status);
     if (w->watch.terminal) fputc('\n', stderr); /* between the plan and the result */
@@ -180,10 +184,10 @@ static int calibrate_apart(const cli *c, ks_calibrate_options *run, session *w)
     w->note = apart_open();
     while (code == CLI_GO_ON) {
         const apart_end end = w->note ? apart_run(w->note, patience_s, &code) : APART_FAILED;
-        if (end == APART_CHILD) return calibrate(c, run, w, start_s);
-        if (end == APART_FAILED) code = calibrate(c, run, w, start_s);
+        if (end == APART_FAILED) apart_close(w->note), w->note = NULL;
+        if (end == APART_CHILD || end == APART_FAILED) return calibrate(c, run, w, start_s);
         if (end == APART_RETURNED && !w->note->returned) code = cli_fail("the measuring process was killed");
-        if (end == APART_RETURNED || end == APART_FAILED) break;
+        if (end == APART_RETURNED) break;
         watch_wipe_line(&w->watch);
         code = end == APART_CRASHED ? store_failure(c, &w->note->running) : CLI_GO_ON;
         w->before = w->note->measured;

@@ -6,6 +6,7 @@
 
 #include "csv.h"
 #include "error.h"
+#include "place.h"
 #include "refit.h"
 #include "seeds.h"
 #include "store.h"
@@ -107,6 +108,10 @@ static void show_progress(const cli *c, const char *doing, const study *s)
 static ks_status make_folder(const char *dir)
 {
     struct stat info;
+    if (ks_place_is_planted(dir))
+        return ks_fail(KS_ERR_IO,
+                       "--out '%s': is, or is behind, somebody else's link, in a directory that all may write to",
+                       dir);
     if (mkdir(dir, 0777) == 0 || (errno == EEXIST && stat(dir, &info) == 0 && S_ISDIR(info.st_mode))) return KS_OK;
     return ks_fail(KS_ERR_IO, "--out '%s': cannot be made: %s", dir, strerror(errno));
 }

@@ -6,6 +6,7 @@
 
 #include "error.h"
 #include "output.h"
+#include "place.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
@@ -78,6 +79,16 @@ static void write_script(FILE *out, const study_plot *plot, const study *s)
     }
 }
 
+/* gnuplot opens its pictures by name, and would follow a link that somebody else has put there. */
+static ks_status check_picture(const char *dir, const char *name, const char *suffix)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s.%s", dir, name, suffix);
+    return ks_place_is_planted(path)
+               ? ks_fail(KS_ERR_IO, "%s: is somebody else's link, in a directory that all may write to", path)
+               : KS_OK;
+}
+
 ks_status study_draw(const char *dir, const study_plot *plot, const study *s)
 {
     char path[4096], script[96];
@@ -85,7 +96,9 @@ ks_status study_draw(const char *dir, const study_plot *plot, const study *s)
     snprintf(script, sizeof script, "%s.gp", study_name_of(plot, s).s);
     if ((size_t)snprintf(path, sizeof path, "%s/%s", dir, script) >= sizeof path)
         return ks_fail(KS_ERR_IO, "%s: the path is too long", dir);
-    ks_status status = output_open(&out, path);
+    ks_status status = check_picture(dir, study_name_of(plot, s).s, "svg");
+    if (status == KS_OK) status = check_picture(dir, study_name_of(plot, s).s, "png");
+    if (status == KS_OK) status = output_open(&out, path);
     if (status != KS_OK) return status;
     write_script(out.file, plot, s);
     status = output_commit(&out);

@@ -64,7 +64,8 @@ ks_status output_open(output *out, const char *path)
     *out = (output){0};
     bool exists = stat(path, &facts) == 0;
     if (ks_place_is_planted(path))
-        return ks_fail(KS_ERR_IO, "%s: is somebody else's link, in a directory that all may write to", path);
+        return ks_fail(KS_ERR_IO, "%s: is, or is behind, somebody else's link, in a directory that all may write to",
+                       path);
     if (exists && S_ISDIR(facts.st_mode)) return ks_fail(KS_ERR_IO, "%s: is a directory, not a file", path);
 
     out->path = exists ? realpath(path, NULL) : strdup(path);

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Builds and runs the tests, on a bare machine too: sh tools/test.sh [--quick] [--long]
+# Builds and runs the tests, on a bare machine too: sh tools/test.sh [--quick] [--long] [--fuzz SECONDS]
 #
-#     --quick   the release build and its quick tests only
-#     --long    also the tests that take minutes and gigabytes: in the release build, and on a GPU
+#     --quick          the release build and its quick tests only
+#     --long           also the tests that take minutes and gigabytes: in the release build, and on a GPU
+#     --fuzz SECONDS   nothing but the fuzzers, each for so long
 #
 # The release build is for the CPU alone. Without --quick these follow, where the longest tests are cut short: everything that
 # CUDA may change again with CUDA, where there is an nvcc (the kernels compiled for sm_80 and sm_90a, none of them spilling much;
@@ -15,15 +16,28 @@ set -eu
 labels=quick
 cuda_labels=quick
 quick=false
-for argument; do
-    case $argument in
+fuzz_s=10
+only_fuzz=false
+while [ $# -gt 0 ]; do
+    case $1 in
     --quick) quick=true ;;
     --long) labels='quick|long' cuda_labels='quick|gpu' ;;
+    --fuzz)
+        case ${2:-} in
+        '' | *[!0-9]* | 0*)
+            echo "$0: --fuzz '${2:-}' is no number of seconds" >&2
+            exit 2
+            ;;
+        esac
+        fuzz_s=$2 only_fuzz=true
+        shift
+        ;;
     *)
-        echo "$0: unknown argument '$argument'; valid: --quick, --long" >&2
+        echo "$0: unknown argument '$1'; valid: --quick, --long, --fuzz SECONDS" >&2
         exit 2
         ;;
     esac
+    shift
 done
 
 cd "$(dirname "$0")/.."
@@ -136,7 +150,7 @@ fuzz() {
             rm -f "$corpus/small"
             build/fuzz/ksauto --db "$corpus/small" db import "$corpus.csv" >"$corpus.log" ;;
         esac
-        if step "$fuzzer: 10 s of random input" "build/fuzz/tests/$fuzzer" -max_total_time=10 -timeout=10 \
+        if step "$fuzzer: $fuzz_s s of random input" "build/fuzz/tests/$fuzzer" -max_total_time="$fuzz_s" -timeout=10 \
             -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="build/fuzz/$fuzzer-" "$corpus"; then
             passed=$((passed + 1))
         else
@@ -147,16 +161,20 @@ fuzz() {
 
 # The browser, which lays the page of `ksauto report` out, is large: without --quick only.
 browser=chromium
-if $quick; then browser=; fi
+if $quick || $only_fuzz; then browser=; fi
+export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
 # shellcheck disable=SC2086
 if need $build_packages g++ make libcmocka-dev clang clang-format libclang-rt-dev python3 python3-numpy \
     python3-jsonschema jq dpkg-dev file gnuplot-nox doxygen ccache $browser; then
     export CCACHE_DIR="$PWD/build/ccache"
-    if build release -DKSAUTO_CUDA=OFF; then run release "$labels"; fi
-    if ! $quick; then
+    if $only_fuzz; then
+        fuzz
+    elif build release -DKSAUTO_CUDA=OFF; then
+        run release "$labels"
+    fi
+    if ! $quick && ! $only_fuzz; then
         export KSAUTO_TEST_QUICK=1 # the release build has run everything at its full length
         cuda
-        export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
         if build asan; then run asan quick env KS_TEST_PROBLEMS=200; fi
         # ThreadSanitizer cannot live with much randomness in addresses; not everywhere may it be turned off.
         still="setarch $(uname -m) -R"
