@@ -2,13 +2,15 @@
  *
  * Each factor may run in either layout, and between two of different layouts the activations are transposed. What is fastest
  * for one factor alone need not be for the chain, so the plan is a shortest path: from the caller's layout through a layout
- * for every factor back to the caller's, over the predicted times of the products and of the transpositions. A plan is text of
- * one word a factor, which can be kept and given again.
+ * for every factor back to the caller's, over the predicted times of the products and of the transpositions. Where a pair kernel
+ * (pair.h) does two neighbours in one launch, that is one more step of the path. A plan is text of one word a factor, or a pair,
+ * which can be kept and given again.
  *
  * Transpositions are priced as a pass over the data at half the rate of a copy and a launch, since nobody has measured them. */
 #include "backend.h"
 #include "context.h"
 #include "error.h"
+#include "pair.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -18,14 +20,25 @@
 
 enum { MOST_FACTORS = 64, PASSES = 2 * MOST_FACTORS + 1, WORD = KS_NAME_BYTES + 8, LINE = 160, ALIGNMENT = 256 };
 
-/* One pass over the activations: the product by a factor, or, where kernel is NULL, a transposition. */
+/* One pass over the activations: the product by a factor, by two, or, with neither kernel nor pair, a transposition. */
 typedef struct pass {
-    ks_problem problem; /* of a transposition: the batch, and the layout that comes out */
-    int64_t features;   /* that come out */
+    ks_problem
+        problem; /* of a pair: the factor applied last; of a transposition: the batch, and the layout that comes out */
+    int64_t features; /* that come out */
     const ks_kernel *kernel;
-    int factor;
+    const ks_pair *pair;
+    int factor; /* of a pair: the one applied last */
     double time_s;
 } pass;
+
+/* What a factor, or two, take in the plan, before transpositions are put in between. */
+typedef struct leg {
+    const ks_kernel *kernel;
+    const ks_pair *pair; /* else NULL */
+    int factor;
+    ks_layout layout;
+    double time_s;
+} leg;
 
 struct ks_chain {
     ks_context *ctx;
@@ -98,47 +111,112 @@ static ks_status price(const ks_context *ctx, const ks_problem *p, const ks_kern
     return KS_OK;
 }
 
-/* What each factor takes in each layout, and how. */
-typedef struct options {
-    const ks_kernel *kernel[MOST_FACTORS][KS_NLAYOUTS];
-    double time_s[MOST_FACTORS][KS_NLAYOUTS];
-} options;
+/* The two problems of a pair that ends with factor f, in a layout. */
+static void pair_at(const ks_chain *chain, int f, ks_layout layout, ks_problem pair[2])
+{
+    memcpy(pair, &chain->factors[f], 2 * sizeof *pair);
+    pair[0].layout = pair[1].layout = layout;
+}
 
-/* The layout of every factor's product on the fastest way; the last factor is the first to be applied. */
-static ks_status plan_layouts(const ks_chain *chain, options *o, ks_layout layouts[MOST_FACTORS])
+/* The fastest pair kernel for factors f and f + 1; leg->pair is NULL if there is none. A pair's price is in seconds, so none is
+ * taken where joules count. */
+static void price_pair(const ks_chain *chain, int f, leg *l)
+{
+    const ks_device *device = &chain->ctx->device;
+    ks_problem pair[2];
+    l->pair = NULL, l->time_s = INFINITY;
+    if (f + 1 >= chain->count || chain->ctx->objective != KS_TIME) return;
+    pair_at(chain, f, l->layout, pair);
+    for (const ks_pair *const *p = ks_pairs(); *p; p++) {
+        if ((*p)->backend != device->backend || !(*p)->supports(pair, device)) continue;
+        const double time_s = (*p)->predicted_s(pair, device);
+        if (time_s < l->time_s) l->pair = *p, l->time_s = time_s;
+    }
+}
+
+/* A state of the search: all factors from some one on are applied, and what they make lies in some layout. */
+typedef struct state {
+    double until_s;
+    leg last; /* the step to it, from a state of the leg's layout or by a transposition from the other */
+    int before;
+    ks_layout from;
+} state;
+
+static void reach(const ks_chain *chain, state states[][KS_NLAYOUTS], int to, int before, const leg *l)
+{
+    const state *same = &states[before][l->layout], *other = &states[before][!l->layout];
+    const double turn = turn_s(chain->ctx, &chain->ends, features_in(&chain->factors[before - 1]));
+    const bool stays = same->until_s <= other->until_s + turn;
+    const double until_s = l->time_s + (stays ? same->until_s : other->until_s + turn);
+    if (!(until_s < states[to][l->layout].until_s)) return;
+    states[to][l->layout] = (state){until_s, *l, before, stays ? l->layout : !l->layout};
+}
+
+/* The fastest way; its legs in the order of application, *count of them. The last factor is the first to be applied. */
+static ks_status find_plan(const ks_chain *chain, leg legs[MOST_FACTORS], int *count)
 {
     const ks_layout ends = chain->ends.layout;
-    int came_from[MOST_FACTORS][KS_NLAYOUTS];
-    double until[KS_NLAYOUTS] = {INFINITY, INFINITY};
-    until[ends] = 0;
-    for (int f = chain->count - 1; f >= 0; f--) {
-        const double turn = turn_s(chain->ctx, &chain->ends, features_in(&chain->factors[f]));
-        double next[KS_NLAYOUTS];
-        for (int l = 0; l < KS_NLAYOUTS; l++) {
+    state(*states)[KS_NLAYOUTS] = calloc(MOST_FACTORS + 1, sizeof *states);
+    ks_status s = states ? KS_OK : ks_fail(KS_ERR_MEMORY, "out of memory for a chain");
+    for (int f = chain->count; s == KS_OK && f >= 0; f--)
+        for (int l = 0; s == KS_OK && l < KS_NLAYOUTS; l++) {
+            leg one = {.factor = f, .layout = (ks_layout)l}, two = one;
+            states[f][l].until_s = f == chain->count && l == (int)ends ? 0 : INFINITY;
+            if (f == chain->count) continue;
             ks_problem p = chain->factors[f];
-            p.layout = (ks_layout)l;
-            ks_status s = price(chain->ctx, &p, &o->kernel[f][l], &o->time_s[f][l]);
-            if (s != KS_OK) return s;
-            came_from[f][l] = until[l] <= until[!l] + turn ? l : !l;
-            next[l] = o->time_s[f][l] + fmin(until[l], until[!l] + turn);
+            p.layout = one.layout;
+            s = price(chain->ctx, &p, &one.kernel, &one.time_s);
+            if (s != KS_OK) break;
+            reach(chain, states, f, f + 1, &one);
+            price_pair(chain, f, &two);
+            if (two.pair) reach(chain, states, f, f + 2, &two);
         }
-        memcpy(until, next, sizeof until);
+    if (s == KS_OK) {
+        const double turn = turn_s(chain->ctx, &chain->ends, chain->ends.b);
+        ks_layout layout = states[0][ends].until_s <= states[0][!ends].until_s + turn ? ends : !ends;
+        *count = 0;
+        for (int f = 0; f < chain->count;) {
+            const state *at = &states[f][layout];
+            legs[(*count)++] = at->last;
+            layout = at->from, f = at->before;
+        }
+        for (int i = 0; i < *count / 2; i++) {
+            const leg other = legs[i];
+            legs[i] = legs[*count - 1 - i], legs[*count - 1 - i] = other;
+        }
     }
-    const double turn = turn_s(chain->ctx, &chain->ends, chain->ends.b);
-    int layout = until[ends] <= until[!ends] + turn ? (int)ends : !(int)ends;
-    for (int f = 0; f < chain->count; f++) {
-        layouts[f] = (ks_layout)layout;
-        layout = came_from[f][layout];
+    free(states);
+    return s;
+}
+
+/* The leg of a plan's word NAME for factor f, or for f and the next one to be applied: *l then ends with that. */
+static ks_status read_leg(const ks_chain *chain, const char *name, int f, ks_layout layout, leg *l)
+{
+    const ks_pair *pair = ks_pair_find(name);
+    ks_problem p[2];
+    *l = (leg){.pair = pair, .factor = pair ? f - 1 : f, .layout = layout};
+    if (!pair) {
+        p[0] = chain->factors[f];
+        p[0].layout = layout;
+        ks_status s = ks_context_resolve(chain->ctx, p, name, &l->kernel);
+        return s == KS_OK ? price(chain->ctx, p, &l->kernel, &l->time_s) : s;
     }
+    if (f == 0) return ks_fail(KS_ERR_PARSE, "the plan ends before %s's second factor", name);
+    pair_at(chain, f - 1, layout, p);
+    if (pair->backend != chain->ctx->device.backend || !pair->supports(p, &chain->ctx->device))
+        return ks_fail(KS_ERR_UNSUPPORTED, "%s does not support factors %d and %d", name, f, f + 1);
+    l->time_s = pair->predicted_s(p, &chain->ctx->device);
     return KS_OK;
 }
 
-/* The same from a plan's text: "kernel/layout" for each factor in the order of application. */
-static ks_status read_plan(const ks_chain *chain, const char *plan, options *o, ks_layout layouts[MOST_FACTORS])
+/* The same from a plan's text: "kernel/layout" for each factor, or pair, in the order of application. */
+static ks_status read_plan(const ks_chain *chain, const char *plan, leg legs[MOST_FACTORS], int *count)
 {
-    for (int f = chain->count - 1; f >= 0; f--) {
+    *count = 0;
+    for (int f = chain->count - 1; f >= 0; f = legs[(*count)++].factor - 1) {
         char word[WORD], format[16];
         int used = 0;
+        ks_layout layout;
         snprintf(format, sizeof format, " %%%ds%%n", WORD - 1);
         if (sscanf(plan, format, word, &used) != 1)
             return ks_fail(KS_ERR_PARSE, "the plan ends before factor %d; valid: KERNEL/LAYOUT for each", f + 1);
@@ -146,12 +224,8 @@ static ks_status read_plan(const ks_chain *chain, const char *plan, options *o, 
         char *slash = strrchr(word, '/');
         if (!slash) return ks_fail(KS_ERR_PARSE, "plan: \"%.80s\" is not KERNEL/LAYOUT", word);
         *slash = '\0';
-        ks_status s = ks_layout_parse(slash + 1, &layouts[f]);
-        ks_problem p = chain->factors[f];
-        p.layout = layouts[f];
-        if (s == KS_OK) s = ks_context_resolve(chain->ctx, &p, word, &o->kernel[f][p.layout]);
-        if (s != KS_OK) return s;
-        s = price(chain->ctx, &p, &o->kernel[f][p.layout], &o->time_s[f][p.layout]);
+        ks_status s = ks_layout_parse(slash + 1, &layout);
+        if (s == KS_OK) s = read_leg(chain, word, f, layout, &legs[*count]);
         if (s != KS_OK) return s;
     }
     if (plan[strspn(plan, " \n")] != '\0') return ks_fail(KS_ERR_PARSE, "plan: \"%.80s\" is left over", plan);
@@ -171,17 +245,21 @@ static void add_turn(ks_chain *chain, ks_layout to, int64_t features)
     add_pass(chain, (pass){.problem = p, .features = features, .time_s = turn_s(chain->ctx, &p, features)});
 }
 
-static void make_passes(ks_chain *chain, const options *o, const ks_layout layouts[MOST_FACTORS])
+static void make_passes(ks_chain *chain, const leg *legs, int count)
 {
     ks_layout now = chain->ends.layout;
-    for (int f = chain->count - 1; f >= 0; f--) {
-        if (layouts[f] != now) add_turn(chain, layouts[f], features_in(&chain->factors[f]));
-        now = layouts[f];
-        pass product = {chain->factors[f], features_out(&chain->factors[f]), o->kernel[f][now], f, o->time_s[f][now]};
+    int64_t features = chain->ends.c;
+    for (int i = 0; i < count; i++) {
+        const leg *l = &legs[i];
+        if (l->layout != now) add_turn(chain, l->layout, features);
+        now = l->layout;
+        features = features_out(&chain->factors[l->factor]);
+        pass product = {chain->factors[l->factor], features, l->kernel, l->pair, l->factor, l->time_s};
         product.problem.layout = now;
         add_pass(chain, product);
         char word[WORD];
-        snprintf(word, sizeof word, "%s/%s%s", product.kernel->name, ks_layout_name(now), f > 0 ? " " : "");
+        snprintf(word, sizeof word, "%s/%s%s", l->pair ? l->pair->name : l->kernel->name, ks_layout_name(now),
+                 i + 1 < count ? " " : "");
         strncat(chain->plan, word, sizeof chain->plan - strlen(chain->plan) - 1);
     }
     if (now != chain->ends.layout) add_turn(chain, chain->ends.layout, chain->ends.b);
@@ -223,13 +301,19 @@ static ks_status write_text(ks_chain *chain)
         const pass *p = &chain->pass[i];
         const ks_problem *q = &p->problem;
         char what[LINE / 2];
-        if (p->kernel)
+        if (p->pair)
+            snprintf(what, sizeof what, "K%d K%d", p->factor + 1, p->factor + 2);
+        else if (p->kernel)
             snprintf(what, sizeof what, "K%d (%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64 ")", p->factor + 1, q->a,
                      q->b, q->c, q->d);
         else
             snprintf(what, sizeof what, "transpose %" PRId64 " features", p->features);
         at += snprintf(chain->text + at, size - (size_t)at, "  %-28s %-6s %-20s %10.4g us\n", what,
-                       ks_layout_name(q->layout), p->kernel ? p->kernel->name : "", p->time_s * 1e6);
+                       ks_layout_name(q->layout),
+                       p->pair     ? p->pair->name
+                       : p->kernel ? p->kernel->name
+                                   : "",
+                       p->time_s * 1e6);
     }
     return KS_OK;
 }
@@ -264,24 +348,20 @@ ks_status ks_chain_open(ks_chain **out, ks_context *ctx, const ks_problem *facto
     ks_status s = check_factors(factors, count);
     if (s != KS_OK) return s;
     ks_chain *chain = calloc(1, sizeof *chain);
-    options *o = calloc(1, sizeof *o);
-    ks_layout layouts[MOST_FACTORS];
-    if (!chain || !o) {
-        s = ks_fail(KS_ERR_MEMORY, "out of memory for a chain");
-        goto done;
-    }
+    leg legs[MOST_FACTORS];
+    int legs_count = 0;
+    if (!chain) return ks_fail(KS_ERR_MEMORY, "out of memory for a chain");
     chain->ctx = ctx, chain->count = count;
     memcpy(chain->factors, factors, (size_t)count * sizeof *factors);
     chain->ends = factors[0];
     chain->ends.a = chain->ends.d = 1;
     chain->ends.b = features_out(&factors[0]), chain->ends.c = features_in(&factors[count - 1]);
     s = ks_problem_check(&chain->ends);
-    if (s == KS_OK) s = plan ? read_plan(chain, plan, o, layouts) : plan_layouts(chain, o, layouts);
-    if (s != KS_OK) goto done;
-    make_passes(chain, o, layouts);
-    s = write_text(chain);
-done:
-    free(o);
+    if (s == KS_OK) s = plan ? read_plan(chain, plan, legs, &legs_count) : find_plan(chain, legs, &legs_count);
+    if (s == KS_OK) {
+        make_passes(chain, legs, legs_count);
+        s = write_text(chain);
+    }
     if (s == KS_OK)
         *out = chain;
     else
@@ -318,11 +398,45 @@ static ks_status check_arrays(ks_chain *chain, const void *x, const void *const 
     return s;
 }
 
+/* A pair as two products: for arrays that are not aligned as its kernel wants them. */
+static ks_status run_apart(ks_context *ctx, const ks_problem pair[2], const ks_pair_args *args)
+{
+    const void *from = args->x;
+    void *between;
+    ks_status s = ks_context_take(ctx, "a pair", (size_t)ks_y_count(&pair[1]) * ks_type_bytes(pair[1].type),
+                                  args->stream, &between);
+    if (s != KS_OK) return s;
+    for (int f = 1; s == KS_OK && f >= 0; f--) {
+        ks_run_args one = {.device = args->device,
+                           .x = from,
+                           .k = args->k[f],
+                           .y = f == 1 ? between : args->y,
+                           .stream = args->stream};
+        const ks_kernel *kernel;
+        s = ks_context_resolve(ctx, &pair[f], "auto", &kernel);
+        if (s == KS_OK) s = ks_context_run(ctx, &pair[f], kernel, &one);
+        from = between;
+    }
+    return ks_context_give(ctx, between, args->stream, s);
+}
+
+static ks_status run_pair(ks_chain *chain, const pass *p, const ks_pair_args *args)
+{
+    ks_problem pair[2];
+    pair_at(chain, p->factor, p->problem.layout, pair);
+    const uintptr_t all = (uintptr_t)args->x | (uintptr_t)args->k[0] | (uintptr_t)args->k[1] | (uintptr_t)args->y;
+    return all % p->pair->alignment == 0 ? p->pair->run(pair, args) : run_apart(chain->ctx, pair, args);
+}
+
 static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, const void *const *k, void *to,
                           const ks_epilogue *epilogue, void *stream)
 {
     const ks_problem *q = &p->problem;
     ks_context *ctx = chain->ctx;
+    if (p->pair) {
+        const ks_pair_args args = {&ctx->device, from, {k[p->factor], k[p->factor + 1]}, to, stream};
+        return run_pair(chain, p, &args);
+    }
     if (p->kernel) {
         ks_run_args args = {
             .device = &ctx->device, .x = from, .k = k[p->factor], .y = to, .stream = stream, .epilogue = epilogue};
@@ -339,8 +453,8 @@ ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, 
     return ks_chain_matmul_with(chain, x, k, y, NULL, stream);
 }
 
-/* An epilogue goes with the product of the first factor, the last to be applied; but to add to y, all must lie as y does: where
- * a transposition comes last, behind that. */
+/* An epilogue goes with the product of the first factor, the last to be applied; but a pair has none, and to add to y, all must
+ * lie as y does: where that factor is in a pair, or is added after a transposition, the epilogue is a pass behind everything. */
 ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
                                const ks_epilogue *epilogue, void *stream)
 {
@@ -355,14 +469,17 @@ ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const
     ks_status s = check_arrays(chain, x, k, y);
     if (s == KS_OK && epilogue) s = ks_epilogue_check(ctx, ends, epilogue, y, first_use);
     if (s != KS_OK) return s;
-    const bool behind = epilogue && epilogue->beta != 0 && !chain->pass[chain->passes - 1].kernel;
+    const pass *final = &chain->pass[chain->passes - 1],
+               *product_of_first = final->kernel || final->pair ? final : final - 1;
+    const bool adds = epilogue && epilogue->beta != 0;
+    const bool behind = epilogue && (product_of_first->pair || (adds && !final->kernel));
     const size_t passed = chain->buffer_bytes[0] + chain->buffer_bytes[1];
-    const size_t product = behind ? (size_t)ks_y_count(ends) * ks_type_bytes(ends->type) : 0;
+    const size_t product = behind && adds ? (size_t)ks_y_count(ends) * ks_type_bytes(ends->type) : 0;
     void *memory;
     s = ks_context_take(ctx, "a chain", passed + product, stream, &memory);
     if (s != KS_OK) return s;
     char *buffers[] = {memory, memory ? (char *)memory + chain->buffer_bytes[0] : NULL};
-    void *last = behind ? (char *)memory + passed : y;
+    void *last = product ? (char *)memory + passed : y;
     const void *from = x;
     for (int i = 0; s == KS_OK && i < chain->passes; i++) {
         const bool with = !behind && chain->pass[i].kernel && chain->pass[i].factor == 0;

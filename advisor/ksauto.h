@@ -308,7 +308,9 @@ typedef struct ks_chain ks_chain;
  * ks_chain_describe says what that would take.
  *
  * plan: NULL, or text from ks_chain_plan (or written by hand) to do it just so: for each factor in the order of application
- * KERNEL/LAYOUT, where KERNEL is as `path` in ks_matmul: "fused.cpu.rows/first bmm/last". KS_ERR_PARSE says what is wrong.
+ * KERNEL/LAYOUT, where KERNEL is as `path` in ks_matmul: "fused.cpu.rows/first bmm/last". KS_ERR_PARSE says what is wrong. A pair
+ * kernel does two factors in one launch, and its word stands for both: "fused2.cuda/first bmm/last" is three factors. Without a
+ * plan one is taken where it is predicted faster than the two apart, and needs no memory for what lies between them.
  *
  * The context must outlive the chain. A chain serves any number of threads at once. *chain is NULL after a failure. */
 KS_API ks_status ks_chain_open(ks_chain **chain, ks_context *ctx, const ks_problem *factors, int count,

@@ -1,6 +1,7 @@
-/* The one list of kernels and of backends: the only file that knows what this build has. */
+/* The one list of kernels, of pairs and of backends: the only file that knows what this build has. */
 #include "backend.h"
 #include "error.h"
+#include "pair.h"
 #include "rows.h"
 
 #include <string.h>
@@ -20,6 +21,15 @@ static const ks_kernel *table[ROWS] = {
     &ks_fused_cuda_simt,
     &ks_bmm_cuda_permute,
     &ks_bmm_cuda_strided,
+#endif
+    NULL,
+};
+
+enum { PAIRS = 4 };
+
+static const ks_pair *pairs[PAIRS] = {
+#if KSAUTO_CUDA
+    &ks_fused2_cuda,
 #endif
     NULL,
 };
@@ -78,4 +88,27 @@ int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_
         if ((*k)->family != KS_REFERENCE && (*k)->backend == device->backend && (*k)->supports(problem, device))
             out[count++] = *k;
     return count;
+}
+
+const ks_pair *const *ks_pairs(void)
+{
+    return pairs;
+}
+
+const ks_pair *ks_pair_find(const char *name)
+{
+    for (const ks_pair *const *p = pairs; *p; p++)
+        if (strcmp((*p)->name, name) == 0) return *p;
+    return NULL;
+}
+
+ks_status ks_pair_add(const ks_pair *pair)
+{
+    int count = 0;
+    if (ks_pair_find(pair->name)) return ks_fail(KS_ERR_ARGUMENT, "there is a pair kernel %s already", pair->name);
+    while (pairs[count]) count++;
+    if (count == PAIRS - 1)
+        return ks_fail(KS_ERR_ARGUMENT, "no room for %s among %d pair kernels", pair->name, count);
+    pairs[count] = pair;
+    return KS_OK;
 }

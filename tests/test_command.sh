@@ -206,6 +206,8 @@ for bad in 0 -3 2.5 x; do misuse --random "'$bad'" "from 1" -- bench --random="$
 misuse --random "'100001'" 100000 -- bench --random 100001
 misuse --panel --random exclude -- bench --panel rows.csv --random 4
 misuse --dispatch --random -- bench --dispatch --random 4
+misuse --chains --dispatch -- bench --chains rows.csv --dispatch
+misuse --chains nowhere -- bench --chains nowhere.txt
 for option in "--seed 3" "--dtype f16" "--layout last"; do
     # shellcheck disable=SC2086
     misuse --random need -- bench $option

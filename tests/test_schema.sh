@@ -73,6 +73,8 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     printf 'a,b,c,d,batch,dtype,layout\n1,8,8,1,4,f32,first\n' >"$work/panel.csv"
     holds bench bench --panel "$work/panel.csv"
     holds "bench --dispatch" bench --dispatch
+    printf '# two factors\nf32 first 4 8,8,8,1 1,8,8,8\n' >"$work/chains.txt"
+    holds "bench --chains" bench --chains "$work/chains.txt"
     holds calibrate --db "$work/new.db" calibrate --budget 1s --layout first
 fi
 echo "schema: $checks results, $failures failures"

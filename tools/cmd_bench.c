@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char synopsis[] =
-    "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] [--energy] | --dispatch";
+static const char synopsis[] = "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] "
+                               "[--energy] | --chains FILE | --dispatch";
 static const char about[] =
     "Times every kernel and `auto` on a panel of problems, with cold inputs: time, bytes and flops a second,\n"
     "times over the roofline, and how much slower always-fused and always-bmm are. The panel is a file's, or N "
@@ -30,7 +30,7 @@ enum { RANDOM_MOST = 100000 };
 
 /* What the options ask for. */
 typedef struct request {
-    const char *device, *file, *csv; /* NULL where not given */
+    const char *device, *file, *csv, *chains; /* NULL where not given */
     bool energy;
     int64_t random, seed; /* problems to draw, 0: none; 0: by the clock */
     unsigned types, layouts;
@@ -435,6 +435,8 @@ int cmd_bench(cli *c, int argc, char **argv)
         {"csv", CLI_TEXT, &r.csv, "OUT", "also write every measurement to this file", false},
         {"energy", CLI_FLAG, &r.energy, NULL,
          "also read the joules of each product, for --csv and --json, where the device counts them", false},
+        {"chains", CLI_TEXT, &r.chains, "FILE",
+         "time chains instead: lines of a type, a layout, a batch, and patterns A,B,C,D", false},
         {"dispatch", CLI_FLAG, &dispatch, NULL, "measure what a decision costs instead", false},
         {0},
     };
@@ -447,7 +449,12 @@ int cmd_bench(cli *c, int argc, char **argv)
         return cli_misuse("bench", "--seed, --dtype and --layout need --random");
     if (r.random > RANDOM_MOST)
         return cli_misuse("bench", "--random '%lld': must be at most %d", (long long)r.random, RANDOM_MOST);
+    if (r.chains && (dispatch || r.file || r.random || r.csv || r.energy))
+        return cli_misuse("bench", "--chains takes none of --dispatch, --panel, --random, --csv and --energy");
     if (dispatch) return bench_dispatch(c, r.device);
+    if (r.chains)
+        return (code = cli_readable("bench", "--chains", r.chains)) == CLI_GO_ON ? bench_chains(c, r.device, r.chains)
+                                                                                 : code;
     if (r.file && (code = cli_readable("bench", "--panel", r.file)) != CLI_GO_ON) return code;
     return bench_panel(c, &r);
 }

@@ -1,7 +1,7 @@
 # The command ksauto, its manual pages, completion and data, built and installed. Included by the top CMakeLists.txt.
 
 add_executable(ksauto_command
-    tools/acceptance.c tools/apart.c tools/calibrate_plan.c tools/cli.c tools/cmd_advise.c tools/cmd_bench.c tools/cmd_calibrate.c tools/cmd_db.c
+    tools/acceptance.c tools/apart.c tools/calibrate_plan.c tools/chains.c tools/cli.c tools/cmd_advise.c tools/cmd_bench.c tools/cmd_calibrate.c tools/cmd_db.c
     tools/cmd_devices.c tools/cmd_evaluate.c tools/cmd_fit.c tools/cmd_matmul.c tools/cmd_pin.c tools/cmd_report.c tools/cmd_search.c
     tools/dispatch.c tools/draw.c tools/explain.c tools/help.c tools/main.c tools/npy.c tools/output.c tools/page.c tools/plots.c tools/print.c
     tools/replay.c tools/report.c tools/search_measure.c tools/study.c tools/watch.c)

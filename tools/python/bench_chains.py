@@ -97,7 +97,7 @@ def line(found, batch):
 
 
 def summary(rows):
-    """By type: the planned chain's time as a share of every other's, and the share where the allowed choice was slower than dense."""
+    """By type: the planned chain's time as a share of every other's, and the worst of what for_inference takes."""
     print("\ngeometric means of planned's time as a share of the others'; the worst of what is taken, as a share of dense")
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         here = [row["graph"] for row in rows if row["dtype"] == dtype]

@@ -7,7 +7,7 @@ The patterns are those of A. Gonon, L. Zheng, P. Carrivain, Q.-T. Le, "Fast Infe
 networks timm's vit_small_patch16_224 with 128 images and transformers' GPT-2 medium with 1024 tokens, with random weights:
 nothing is downloaded. In ViT all linear layers of the blocks are replaced, in GPT-2 the second one of each MLP.
 
-The whole forward pass is timed, medians of --runs replays of a CUDA graph and of plain calls, in turns:
+The whole forward pass is timed, medians of --runs replays of a CUDA graph and of half as many plain calls, in turns:
 
     dense     the library's own network
     einsum    the KSLinears' factors by torch.einsum
@@ -52,37 +52,35 @@ class EinsumLinear(torch.nn.Module):
 
 
 class Attention(torch.nn.Module):
-    """timm's attention (of ViT: no masks, no norms), whose query, key and value may be three layers instead of one."""
+    """timm's attention (of ViT: no masks, no norms) with three KSLinears for query, key and value."""
 
-    def __init__(self, heads, qkv, proj):
+    def __init__(self, theirs):
         super().__init__()
-        self.heads, self.qkv, self.proj = heads, torch.nn.ModuleList(qkv), proj
+        self.theirs, self.qkv = theirs, torch.nn.ModuleList(KSLinear(384, 384, patterns=ATTENTION) for _ in range(3))
+        theirs.proj = KSLinear(384, 384, patterns=ATTENTION)
 
     def forward(self, x, attn_mask=None, is_causal=False):
-        parts = [layer(x) for layer in self.qkv] if len(self.qkv) == 3 else self.qkv[0](x).chunk(3, -1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (layer(x).view(*x.shape[:2], self.theirs.num_heads, -1).transpose(1, 2) for layer in self.qkv)
+        return self.theirs.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def merge_dense(self, rows, measure):
-        """One dense layer for query, key and value, where that is predicted, or measured, to be faster than the three."""
-        width, weight = self.proj.in_features, self.proj.factors[0]
-        one = KSLinear(width, 3 * width, False, weight.device, weight.dtype, patterns=[(1, 3 * width, width, 1)])
-        of_one, of_each = (layer.measured_s(rows) if measure else layer.predicted_s(rows) for layer in (one, self.qkv[0]))
-        if of_one[1] < 3 * of_each[0]:
-            merged = torch.nn.Linear(width, 3 * width, device=weight.device, dtype=weight.dtype)
-            with torch.no_grad():
-                merged.weight.copy_(torch.cat([layer.dense() for layer in self.qkv]))
-                merged.bias.copy_(torch.cat([layer.bias for layer in self.qkv]))
-            self.qkv = torch.nn.ModuleList([merged])
+    def for_inference(self, rows, measure):
+        """Or timm's, with one dense layer for the three, where that is predicted, or measured, to be faster."""
+        one = self.theirs.qkv
+        dense = KSLinear.from_factors([one.weight[None, :, :, None]])
+        of_one, of_each = (layer.measured_s(rows) if measure else layer.predicted_s(rows) for layer in (dense, self.qkv[0]))
+        if 3 * of_each[0] <= of_one[1]:
+            return self
+        with torch.no_grad():
+            one.weight.copy_(torch.cat([layer.dense() for layer in self.qkv]))
+            one.bias.copy_(torch.cat([layer.bias for layer in self.qkv]))
+        return self.theirs
 
 
 def vit_of(timm, small):
     """The network, and how its layers become KSLinears."""
     def replace(model):
         for block in model.blocks:
-            attention, mlp = block.attn, block.mlp
-            block.attn = Attention(attention.num_heads, [KSLinear(384, 384, patterns=ATTENTION) for _ in range(3)],
-                                   KSLinear(384, 384, patterns=ATTENTION))
+            block.attn, mlp = Attention(block.attn), block.mlp
             mlp.fc1, mlp.act = KSLinear(384, 1536, patterns=UP, activation="gelu"), torch.nn.Identity()
             mlp.fc2 = KSLinear(1536, 384, patterns=DOWN)
 
@@ -104,9 +102,10 @@ def gpt2_of(transformers, patterns, activation, small):
     return transformers.GPT2LMHeadModel(config), replace
 
 
-def ks_layers(model):
-    return [(parent, name, layer) for parent in model.modules() for name, layer in parent.named_children()
-            if isinstance(layer, KSLinear)]
+def places(model, kind):
+    """(parent, name, module) of all modules of the kind."""
+    return [(parent, name, module) for parent in model.modules() for name, module in parent.named_children()
+            if isinstance(module, kind)]
 
 
 def variants_of(model, replace, rows, dtype):
@@ -115,16 +114,14 @@ def variants_of(model, replace, rows, dtype):
     replace(model)
     ks = model.to(dtype)
     by_einsum = copy.deepcopy(ks)
-    for parent, name, layer in ks_layers(by_einsum):
+    for parent, name, layer in places(by_einsum, KSLinear):
         setattr(parent, name, EinsumLinear(layer))
     models = {"dense": dense, "einsum": by_einsum, "ks": ks}
     for title, measure in (("ks+dense", False), ("measured", True)):
         models[title] = allowed = copy.deepcopy(ks)
-        for module in list(allowed.modules()):
-            if isinstance(module, Attention):
-                module.merge_dense(rows, measure)
-        for parent, name, layer in ks_layers(allowed):
-            setattr(parent, name, layer.for_inference(rows, measure=measure))
+        for kind in Attention, KSLinear:
+            for parent, name, module in places(allowed, kind):
+                setattr(parent, name, module.for_inference(rows, measure=measure))
     return models
 
 
@@ -164,13 +161,14 @@ def measure(models, x, forward, device, runs):
     calls = {name: lambda model=model: forward(model, x) for name, model in models.items()}
     results = {name: call().float() for name, call in calls.items()}
     graphs = {name: graph_of(call, device) for name, call in calls.items()}
-    replayed, plain = medians(graphs, device, runs), medians(calls, device, runs)
+    replayed, plain = medians(graphs, device, runs), medians(calls, device, runs // 2)
     return {name: (replayed[name], plain[name], error(results[name], results["einsum"])) for name in calls}
 
 
 def main():
     parser = options_of(__doc__)
     parser.add_argument("--what", default="vit,gpt2")
+    parser.add_argument("--plans", action="store_true", help="print how the layers are done, with predicted times")
     options = parser.parse_args()
     device = torch.device(options.device)
     begin(device)
@@ -186,11 +184,15 @@ def main():
                 measured = measure(models, draw(TYPES[dtype]), forward, device, options.runs)
             dense = measured["dense"]
             for name, (graph_s, call_s, off) in measured.items():
-                left = len(ks_layers(models[name]))
+                left = len(places(models[name], KSLinear))
                 print(f"  {dtype:5} {name:8} {graph_s * 1e3:9.3f} ({graph_s / dense[0]:5.3f}) {call_s * 1e3:12.3f} "
-                      f"({call_s / dense[1]:5.3f}) " + (f"{off:9.1e}  {left}" if name not in ("dense", "einsum") else ""), flush=True)
+                      f"({call_s / dense[1]:5.3f})" + ("" if name in ("dense", "einsum") else f" {off:9.1e}  {left}"), flush=True)
                 rows.append({"network": title, "dtype": dtype, "variant": name, "graph_s": graph_s, "call_s": call_s,
                              "error": off, "ks_layers": left})
+            if options.plans:
+                patterns = dict.fromkeys(layer.patterns for _, _, layer in places(models["ks"], KSLinear))
+                for plan in (str(ksauto.context(options.device).chain(each, samples, dtype)) for each in patterns):
+                    print("    " + plan.replace("\n", "\n    "))
             del models, model
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")

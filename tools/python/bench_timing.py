@@ -15,7 +15,7 @@ def options_of(doc):
     """The command line's parser, with what both take."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--types", default="f32,f16,bf16")
-    parser.add_argument("--runs", type=int, default=30, help="of which medians are taken")
+    parser.add_argument("--runs", type=int, default=20, help="of which medians are taken")
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--small", action="store_true", help="small sizes: to see that it runs")
     parser.add_argument("--json", help="write the rows there")

@@ -1,0 +1,440 @@
+/* fused2.cuda's kernel: Y = (X * transpose(K2)) * transpose(K1), batch-first, in one launch on tensor cores.
+ *
+ * Why. Two launches write what lies between the factors and read it again. Where both are bound by memory that is half of all
+ * traffic: with Monarch's square factors 4 passes over the activations, here 2.
+ *
+ * What a block keeps in shared memory: all weights, for as long as it lives, since they are needed again for every row; two
+ * tiles of X, of which the second arrives while the first is worked on; and one tile of the intermediate H. Y takes the place of
+ * its X, from where it is stored in whole rows. So a tile is: X there? -> product -> H -> product -> Y -> store, fetch X of the
+ * tile after next. Weights that were read again from L2 for every tile would be the limit instead: at n = 4096 they are 1 MB,
+ * and 16 rows of X and Y 256 KB. So pairs whose weights do not fit are declined.
+ *
+ * Slices. A pair falls apart into independent ones: along the outermost index, where both have super-blocks in common, and along
+ * the innermost, where both have l's in common (runs of `run` of them). A slice is a pair of smaller patterns whose X and Y are
+ * runs of features a step apart. Monarch's pair is one slice.
+ *
+ * Places. X, H and Y lie in shared memory as in memory, row by row, in the order of a slice's features; a chunk of 16 bytes is
+ * moved within its 128 by an exclusive-or of its number's higher bits and of the row, so that reads along k at any power of two
+ * d, and stores along j, touch all banks. K's rows (one j of one block) lie in planes of 64 bytes of k, as copied: lane t of four
+ * reads chunk t, and takes the same k's of X: the sum over k does not mind that the hardware calls them by other numbers. Where
+ * c ends within a plane, the missing k's are zeros in both operands. Which j a column of a product stands for is chosen so that
+ * a lane's results are neighbours: up to 16 bytes at a time.
+ *
+ * Tried and dropped, on an H100. Clusters of blocks that share the weights and write H into one another's shared memory: such
+ * stores, 16 bytes each, go at 7 bytes a cycle, and Monarch's pair at n = 4096 took 1.4 times as long as two launches. Outputs
+ * shared out among blocks that each do all of the first product: never faster. Y from registers straight to memory, and the
+ * first product a tile ahead of the second: 3 % here, 20 % worse there. What limits it is what the warps have to issue: 3 in 5
+ * cycles of a tile go by in products, memory is waited for in one of ten. */
+#ifndef KS_FUSED2_CUH
+#define KS_FUSED2_CUH
+
+#include "mma_tile.cuh"
+
+namespace ks_fused2
+{
+
+enum { WARPS = 8, THREADS = 32 * WARPS, PLANE_ROW = 64, MOST_FEATURES = 1 << 15 };
+
+/* value / by for values below 2^16. */
+struct divisor {
+    unsigned by, magic;
+};
+
+/* One product as a slice has it: a pattern (a, b, c, d) of its own. Offsets into K are in rows of c values. */
+struct factor {
+    const char *k;
+    int a, b, c, d, planes, plane_bytes;
+    int64_t k_outer, k_inner; /* to the first row, from slice to slice */
+    int64_t stretch_step;     /* the rows are `stretches` stretches of neighbours */
+    int stretch, stretches;
+    divisor j_groups, l_groups; /* of 8 * NT j's; of a chunk of l's, where d allows */
+    divisor groups;             /* all, for each 16 * MT rows */
+};
+
+/* X or Y: a slice's `features` of each row, in runs of neighbours. Offsets in elements. */
+struct side {
+    char *at;
+    int64_t row, outer, inner;
+    int step, features;
+    divisor run, lanes; /* lanes: threads that copy a row, each a chunk of it, or several */
+    int rows;           /* copied at a time */
+};
+
+/* Filled in by fused2.cu. */
+struct arguments {
+    factor f[2]; /* in the order of application */
+    side x, y;
+    int64_t batch, units, n_tiles; /* units: (slice, tile of rows) */
+    int rows, inners;              /* of a tile; slices along the innermost index */
+    int tile_bytes, tile_pitch, h_pitch, k_bytes;
+};
+
+__device__ __forceinline__ int quotient(int value, const divisor &d)
+{
+    return d.by == 1 ? value : static_cast<int>(__umulhi(static_cast<unsigned>(value), d.magic));
+}
+
+/* Where the chunk of 16 bytes lies in a row. */
+__device__ __forceinline__ int placed(int chunk, int row)
+{
+    const int fold = (chunk >> 3) ^ (chunk >> 6) ^ (chunk >> 9) ^ ((row & 1) * 7) ^ ((row >> 1) & 3);
+    return chunk ^ (fold & 7);
+}
+
+template <int SIZE> __device__ __forceinline__ int element_offset(int q, int row)
+{
+    constexpr int PER_CHUNK = 16 / SIZE;
+    return placed(q / PER_CHUNK, row) * 16 + q % PER_CHUNK * SIZE;
+}
+
+template <int WORDS> __device__ __forceinline__ void store_words(char *to, const uint32_t *v)
+{
+    if constexpr (WORDS == 4)
+        *reinterpret_cast<uint4 *>(to) = make_uint4(v[0], v[1], v[2], v[3]);
+    else if constexpr (WORDS == 2)
+        *reinterpret_cast<uint2 *>(to) = make_uint2(v[0], v[1]);
+    else
+        *reinterpret_cast<uint32_t *>(to) = v[0];
+}
+
+/* The shape of a warp's work: 16 * MT rows x 8 * NT outputs j x D neighbouring l's of I super-blocks, of a pattern with d = D
+ * or, RUNS, a multiple of the D values of a chunk. MT is 2 where tiles allow it and registers do. fused2.cu knows these, too. G: products of neighbouring j's. */
+template <class T_, int D_, int MT_> struct shape {
+    using T = T_;
+    static constexpr int SIZE = T::size, PER_CHUNK = 16 / SIZE, PER_WORD = 4 / SIZE, STEP = PLANE_ROW / SIZE;
+    static constexpr bool RUNS = D_ == PER_CHUNK;
+    static constexpr int D = D_, MT = D > 3 ? 1 : MT_, NT = D <= 2 ? 4 : 2;
+    static constexpr int I = D == 1 ? 2 : 1, BLOCKS = I * D;
+    static constexpr int G = D * 8 <= PER_CHUNK ? 4 : D * 4 <= PER_CHUNK ? 2 : 1;
+    static constexpr int STORED = RUNS ? 4 : 2 * G * D / PER_WORD; /* words of a lane's neighbouring results */
+    static constexpr int WORDS = STORED % 4 == 0 ? 4 : STORED % 2 == 0 ? 2 : 1;
+
+    /* Which j, from the first, column c of product `tile` stands for. */
+    static __device__ __forceinline__ int column(int tile, int c)
+    {
+        return tile / G * 8 * G + (c >> 1) * 2 * G + tile % G * 2 + (c & 1);
+    }
+};
+
+/* A lane's k's of a step, 16 bytes of them, as four words, of D neighbouring l's, from one row. chunk: where they begin; step:
+ * from k to k + 1 in chunks (RUNS). */
+template <class S>
+__device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_at, int row, int chunk, int step)
+{
+    if constexpr (S::RUNS) {
+        uint32_t r[S::PER_CHUNK][4];
+#pragma unroll
+        for (int k = 0; k < S::PER_CHUNK; k++)
+            ks_mma::load_words<4>(r[k], row_at + placed(chunk + k * step, row) * 16);
+#pragma unroll
+        for (int w = 0; w < 4; w++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                if constexpr (S::SIZE == 2) {
+                    a[2 * w][q] = ks_mma::low_halves(r[2 * q][w], r[2 * q + 1][w]);
+                    a[2 * w + 1][q] = ks_mma::high_halves(r[2 * q][w], r[2 * q + 1][w]);
+                } else {
+                    a[w][q] = r[q][w];
+                }
+            }
+    } else {
+        uint32_t w[4 * S::D];
+#pragma unroll
+        for (int v = 0; v < S::D; v++) ks_mma::load_words<4>(w + 4 * v, row_at + placed(chunk + v, row) * 16);
+#pragma unroll
+        for (int l = 0; l < S::D; l++)
+#pragma unroll
+            for (int q = 0; q < 4; q++)
+                a[l][q] = S::SIZE == 2 && S::D > 1 ? ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1))
+                                                   : w[l + S::D * q];
+    }
+}
+
+/* A warp's piece of a product: where it begins. */
+struct piece {
+    int row0, i, j0, l0;
+};
+
+template <class S> using sums = float[S::BLOCKS][S::MT][S::NT][4];
+
+/* Output (row, j) of block i * d + l anew, without splitting numbers in two: Inf has no second part, and makes NaN of it. */
+template <class S>
+__device__ __noinline__ float one_output(const factor &f, const char *from, int pitch, const char *ks, int row, int i,
+                                         int j, int l)
+{
+    float sum = 0;
+    for (int k = 0; k < f.c; k++) {
+        const char *const x = from + row * pitch + element_offset<4>((i * f.c + k) * f.d + l, row);
+        const char *const w =
+            ks + k / S::STEP * f.plane_bytes + ((i * f.d + l) * f.b + j) * PLANE_ROW + k % S::STEP * 4;
+        sum = fmaf(*reinterpret_cast<const float *>(x), *reinterpret_cast<const float *>(w), sum);
+    }
+    return sum;
+}
+
+template <class S>
+__device__ __forceinline__ void rescue(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
+                                       const piece &own, int g, int t)
+{
+#pragma unroll
+    for (int q = 0; q < S::BLOCKS * S::MT * S::NT * 4; q++) {
+        const int u = q / 4 / S::NT / S::MT, m = q / 4 / S::NT % S::MT, n = q / 4 % S::NT, e = q % 4;
+        const int i = own.i + u / S::D, j = own.j0 + S::column(n, 2 * t + e % 2);
+        float &v = acc[u][m][n][e];
+        if (v != v && j < f.b && i < f.a)
+            v = one_output<S>(f, from, pitch, ks, own.row0 + m * 16 + e / 2 * 8 + g, i, j, own.l0 + u % S::D);
+    }
+}
+
+/* acc[block][m-tile][n-tile] = X * K^T. */
+template <class S>
+__device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
+                                       const piece &own, int g, int t)
+{
+    using T = typename S::T;
+    constexpr int D = S::D, I = S::I, MT = S::MT, NT = S::NT, E = S::PER_CHUNK;
+    const int step = S::RUNS ? f.d / E : 0; /* from k to k + 1, in chunks */
+    const char *const x_own = from + (own.row0 + g) * pitch;
+    int chunk0[I], k_row[I];
+#pragma unroll
+    for (int v = 0; v < I; v++) {
+        const int i = I == 1 ? own.i : min(own.i + v, f.a - 1); /* what is no more is done twice */
+        chunk0[v] = S::RUNS ? (i * f.c + E * t) * step + own.l0 / E : (i * f.c / E + t) * D;
+        k_row[v] = ((i * f.d + own.l0) * f.b + own.j0 + S::column(0, g)) * PLANE_ROW + t * 16;
+    }
+#pragma unroll
+    for (int q = 0; q < S::BLOCKS * MT * NT * 4; q++) (&acc[0][0][0][0])[q] = 0;
+
+    for (int s = 0; s < f.planes; s++) {
+        uint32_t a[MT][2][I][D][4];
+        if (s * S::STEP + E * t < f.c) {
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+#pragma unroll
+                    for (int v = 0; v < I; v++)
+                        read_x<S>(a[m][half][v], x_own + (m * 16 + half * 8) * pitch, g,
+                                  chunk0[v] + s * (S::RUNS ? S::STEP * step : 4 * D), step);
+        } else {
+#pragma unroll
+            for (int q = 0; q < MT * 2 * S::BLOCKS * 4; q++) (&a[0][0][0][0][0])[q] = 0;
+        }
+#pragma unroll
+        for (int u = 0; u < S::BLOCKS; u++) {
+            const int v = u / D, l = u % D;
+            const char *const k_plane = ks + s * f.plane_bytes + k_row[v] + l * f.b * PLANE_ROW;
+            typename T::template operand<4> x[MT][2];
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+#pragma unroll
+                for (int q = 0; q < 2; q++)
+                    x[m][q].set({a[m][0][v][l][2 * q], a[m][1][v][l][2 * q], a[m][0][v][l][2 * q + 1],
+                                 a[m][1][v][l][2 * q + 1]});
+#pragma unroll
+            for (int n = 0; n < NT; n++) {
+                uint32_t w[4];
+                ks_mma::load_words<4>(w, k_plane + S::column(n, 0) * PLANE_ROW);
+                typename T::template operand<2> k[2];
+                k[0].set({w[0], w[1]});
+                k[1].set({w[2], w[3]});
+#pragma unroll
+                for (int m = 0; m < MT; m++) T::multiply(acc[u][m][n], x[m], k);
+            }
+        }
+    }
+}
+
+/* Two neighbouring results, or one, as a word of the type. */
+template <class T, class F> __device__ __forceinline__ uint32_t word_of(int w, const F &value)
+{
+    if constexpr (T::size == 2)
+        return T::pack(value(2 * w), value(2 * w + 1));
+    else
+        return __float_as_uint(value(w));
+}
+
+/* A lane's results of row half * 8 + g of m-tile m and super-block own.i + v, to where that row begins. */
+template <class S>
+__device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, const piece &own, int v, int m, int half,
+                                        int t, char *to, int row)
+{
+    using T = typename S::T;
+    constexpr int D = S::D, G = S::G;
+    const int i = own.i + v;
+    if (S::I > 1 && i >= f.a) return;
+#pragma unroll
+    for (int n = 0; n < S::NT; n += G)
+#pragma unroll
+        for (int e = 0; e < (S::RUNS ? 2 : 1); e++) {
+            const int j = own.j0 + n * 8 + 2 * G * t + e;
+            const auto value = [&](int q) { /* the q-th from (j, l0) on */
+                                            return S::RUNS
+                                                       ? acc[q % D][m][n][half * 2 + e]
+                                                       : acc[v * D + q % D][m][n + q / D / 2][half * 2 + q / D % 2];
+            };
+            uint32_t words[S::STORED];
+#pragma unroll
+            for (int w = 0; w < S::STORED; w++) words[w] = word_of<T>(w, value);
+            if (j < f.b)
+#pragma unroll
+                for (int w = 0; w < S::STORED; w += S::WORDS)
+                    store_words<S::WORDS>(
+                        to + element_offset<S::SIZE>((i * f.b + j) * f.d + own.l0 + w * S::PER_WORD, row), words + w);
+        }
+}
+
+/* One product of a tile: its pieces of work, dealt out to the warps. */
+template <class S>
+__device__ __forceinline__ void multiply(const factor &f, const char *from, int from_pitch, const char *ks, int rows,
+                                         char *to, int to_pitch)
+{
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int pieces = f.groups.by * (rows / (16 * S::MT));
+    for (int number = threadIdx.x / 32; number < pieces; number += WARPS) {
+        const int m_tile = quotient(number, f.groups), group = number - m_tile * static_cast<int>(f.groups.by);
+        const int il = quotient(group, f.j_groups);
+        piece own = {m_tile * 16 * S::MT, il * S::I, (group - il * static_cast<int>(f.j_groups.by)) * 8 * S::NT, 0};
+        if constexpr (S::RUNS) {
+            own.i = quotient(il, f.l_groups);
+            own.l0 = (il - own.i * static_cast<int>(f.l_groups.by)) * S::D;
+        }
+        sums<S> acc;
+        sum_up<S>(acc, f, from, from_pitch, ks, own, g, t);
+        if constexpr (S::T::may_lose_infinity) rescue<S>(acc, f, from, from_pitch, ks, own, g, t);
+#pragma unroll
+        for (int m = 0; m < S::MT; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = own.row0 + m * 16 + half * 8 + g;
+#pragma unroll
+                for (int v = 0; v < S::I; v++) put_row<S>(acc, f, own, v, m, half, t, to + row * to_pitch, row);
+            }
+    }
+}
+
+template <class T, int MT>
+__device__ __forceinline__ void multiply_by(const factor &f, const char *from, int from_pitch, const char *ks,
+                                            int rows, char *to, int to_pitch)
+{
+    switch (f.d) {
+    case 1:
+        return multiply<shape<T, 1, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    case 2:
+        return multiply<shape<T, 2, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    case 3:
+        return multiply<shape<T, 3, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    case 4:
+        return multiply<shape<T, 4, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    case 6:
+        return multiply<shape<T, 6, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    default:
+        return multiply<shape<T, 16 / T::size, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+    }
+}
+
+/* A slice's rows of K into shared memory. */
+template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
+{
+    const int chunks = f.planes * 4, step = THREADS / chunks; /* chunks of a row */
+    const int chunk = threadIdx.x % chunks, row0 = threadIdx.x / chunks;
+    const uint32_t own = ks_mma::shared_address(to) + chunk / 4 * f.plane_bytes + chunk % 4 * 16;
+    const int64_t k_row = static_cast<int64_t>(f.c) * SIZE;
+    const bool inside = chunk * 16 < k_row;
+    if (row0 >= step) return;
+    for (int s = 0; s < f.stretches; s++) {
+        const char *from = f.k + (first_row + s * f.stretch_step + row0) * k_row + chunk * 16;
+        const uint32_t at = own + s * f.stretch * PLANE_ROW;
+        for (int row = row0; row < f.stretch; row += step, from += step * k_row)
+            ks_mma::copy16(at + row * PLANE_ROW, inside ? from : f.k, inside);
+    }
+}
+
+/* Calls body(chunk, row, offset) for each of this thread's chunks of a tile: where that is in memory, from the tile on, in bytes. */
+template <int SIZE, class F> __device__ __forceinline__ void each_chunk(const side &s, int rows, const F &body)
+{
+    const int row0 = quotient(threadIdx.x, s.lanes), lanes = static_cast<int>(s.lanes.by);
+    if (row0 >= s.rows) return;
+    const int64_t step = s.rows * s.row * SIZE;
+    for (int chunk = threadIdx.x - row0 * lanes; chunk * 16 < s.features * SIZE; chunk += lanes) {
+        const int q = chunk * 16 / SIZE, run = quotient(q, s.run);
+        int64_t offset = (row0 * s.row + q + run * (s.step - static_cast<int>(s.run.by))) * SIZE;
+#pragma unroll 4
+        for (int row = row0; row < rows; row += s.rows, offset += step) body(chunk, row, offset);
+    }
+}
+
+template <class T, int MT>
+__global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant__ arguments p)
+{
+    constexpr int SIZE = T::size;
+    extern __shared__ __align__(128) char memory[];
+    char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes, *const tiles = memory + p.k_bytes;
+    char *const h = tiles + 2 * p.tile_bytes;
+    int64_t unit = p.units * blockIdx.x / gridDim.x;
+    const int64_t end = p.units * (blockIdx.x + 1) / gridDim.x;
+    while (unit < end) {
+        /* A stretch of tiles of one slice. */
+        const int64_t slice = unit / p.n_tiles, tile0 = unit % p.n_tiles;
+        const int64_t count = min(p.n_tiles - tile0, end - unit);
+        const int64_t inner = slice % p.inners, outer = slice / p.inners;
+        load_k<SIZE>(p.f[0], memory, outer * p.f[0].k_outer + inner * p.f[0].k_inner);
+        load_k<SIZE>(p.f[1], k1, outer * p.f[1].k_outer + inner * p.f[1].k_inner);
+        const auto first_of = [&](const side &s) {
+            return s.at + (outer * s.outer + inner * s.inner + tile0 * p.rows * s.row) * SIZE;
+        };
+        const char *const x = first_of(p.x);
+        char *const y = first_of(p.y);
+        const int64_t left = p.batch - tile0 * p.rows;
+        const auto place_of = [&](int64_t tile, int chunk, int row) {
+            return tiles + (tile & 1) * p.tile_bytes + row * p.tile_pitch + placed(chunk, row) * 16;
+        };
+        const auto fetch = [&](int64_t tile) {
+            const char *const from = x + tile * p.rows * p.x.row * SIZE;
+            if (tile < count)
+                each_chunk<SIZE>(p.x, p.rows, [&](int chunk, int row, int64_t offset) {
+                    const bool there = tile * p.rows + row < left; /* else zeros */
+                    ks_mma::copy16(ks_mma::shared_address(place_of(tile, chunk, row)), there ? from + offset : x,
+                                   there);
+                });
+            ks_mma::copies_commit();
+        };
+        fetch(0);
+        fetch(1);
+        for (int64_t tile = 0; tile < count; tile++) {
+            char *const now = tiles + (tile & 1) * p.tile_bytes, *const to = y + tile * p.rows * p.y.row * SIZE;
+            ks_mma::copies_wait(1);
+            __syncthreads();
+            multiply_by<T, MT>(p.f[0], now, p.tile_pitch, memory, p.rows, h, p.h_pitch);
+            __syncthreads();
+            multiply_by<T, MT>(p.f[1], h, p.h_pitch, k1, p.rows, now, p.tile_pitch);
+            __syncthreads();
+            each_chunk<SIZE>(p.y, p.rows, [&](int chunk, int row, int64_t offset) {
+                if (tile * p.rows + row < left)
+                    *reinterpret_cast<uint4 *>(to + offset) =
+                        *reinterpret_cast<const uint4 *>(place_of(tile, chunk, row));
+            });
+            __syncthreads();
+            fetch(tile + 2);
+        }
+        unit += count;
+    }
+}
+
+using kernel_function = void (*)(arguments);
+
+/* For tiles of 16 rows, or of more. */
+template <class T> kernel_function kernel_for(bool taller)
+{
+    return taller ? pair_kernel<T, 2> : pair_kernel<T, 1>;
+}
+
+/* Compiled once for each type and math. */
+extern template kernel_function kernel_for<ks_mma::f16>(bool);
+extern template kernel_function kernel_for<ks_mma::bf16>(bool);
+extern template kernel_function kernel_for<ks_mma::f32>(bool);
+extern template kernel_function kernel_for<ks_mma::tf32>(bool);
+
+} // namespace ks_fused2
+
+#endif
