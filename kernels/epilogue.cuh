@@ -100,7 +100,7 @@ template <int N> __device__ __forceinline__ void gelu(double (&x)[N])
     for (int q = 0; q < N; q++) x[q] *= 0.5 * erfc(x[q] * -0.70710678118654752);
 }
 
-/* Neither changes a NaN. */
+/* NaN stays NaN. */
 __device__ __forceinline__ float relu(float x)
 {
     float y;
