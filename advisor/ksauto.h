@@ -261,9 +261,9 @@ typedef struct ks_epilogue {
 } ks_epilogue;
 
 /* The product by `path` ("auto", or as in ks_matmul) with an epilogue; NULL: none. Arithmetic is in float32, for KS_F64 in
- * float64. Fused CPU kernels apply it to outputs that are still in cache, before these are rounded to the type; behind all others,
- * on GPUs always, and wherever beta is not 0, one more pass over Y does, of an output that was rounded once. "auto" takes
- * the kernel that is fastest together with that pass, at the rate of a copy. KS_MEASURE has no effect here, and
+ * float64. Fused kernels apply it to their sums, before these are rounded to the type and leave for memory; behind all others,
+ * and wherever beta is not 0, one more pass over Y does, of an output that was rounded once.
+ * "auto" takes the kernel that is fastest together with that pass, at the rate of a copy. KS_MEASURE has no effect here, and
  * KSAUTO_EXPLAIN tells of plain products alone.
  *
  * Memory, stream, errors and workspace are as in ks_auto_matmul; bias lies where x does, and may not overlap y. If beta is not
@@ -322,7 +322,8 @@ KS_API void ks_chain_close(ks_chain *chain); /* NULL is allowed */
  * comes from the context. */
 KS_API ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream);
 
-/* The same with an epilogue behind the last factor; NULL: none. The plan is made without it. */
+/* The same with an epilogue behind the last factor; NULL: none. The plan is made without it; where it does that factor together
+ * with another in one launch, they are then done by two. */
 KS_API ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
                                       const ks_epilogue *epilogue, void *stream);
 

@@ -117,10 +117,10 @@ __device__ __forceinline__ void copies_out_commit()
     KS_HOPPER_ASM("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/* Until shared memory that this thread's copies out read may be written again; until they are done. */
-__device__ __forceinline__ void copies_out_read()
+/* Until at most PENDING of this thread's copies out have still to read shared memory; until all are done. */
+template <int PENDING> __device__ __forceinline__ void copies_out_read()
 {
-    KS_HOPPER_ASM("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    KS_HOPPER_ASM("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
 }
 
 __device__ __forceinline__ void copies_out_done()

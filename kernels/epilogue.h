@@ -1,7 +1,7 @@
 /* Epilogues: what is done to a product before it is Y, y = activation(alpha * product + beta * y + bias).
  *
- * Kernels that have their outputs in cache anyway do it themselves (ks_kernel_finishes); behind the others, and wherever the old
- * y is to be added, a backend's finish goes over the product once. */
+ * Most fused kernels do it themselves, to sums that are still in cache or in registers (ks_kernel_finishes); behind the others,
+ * and wherever the old y is to be added, a backend's finish goes over the product once. */
 #ifndef KS_EPILOGUE_H
 #define KS_EPILOGUE_H
 

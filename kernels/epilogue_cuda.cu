@@ -2,17 +2,17 @@
  *
  * It is bound by memory: the product and, where it is added, the old Y are read once, Y is written once, and the bias stays in
  * the caches. Each thread divides once to know its row, and then counts on. */
-#include "epilogue.h"
+#include "epilogue.cuh"
 #include "cuda_device.h"
 #include "launch.cuh"
 #include "split.cuh"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 namespace
 {
+
+using ks_cuda::widened;
 
 constexpr int threads = 256, wide = 16;
 constexpr int64_t grid_most = INT32_MAX;
@@ -23,23 +23,6 @@ template <typename E> struct arithmetic {
 template <> struct arithmetic<double> {
     using real = double;
 };
-
-__device__ __forceinline__ float widened(float value)
-{
-    return value;
-}
-__device__ __forceinline__ double widened(double value)
-{
-    return value;
-}
-__device__ __forceinline__ float widened(__half value)
-{
-    return __half2float(value);
-}
-__device__ __forceinline__ float widened(__nv_bfloat16 value)
-{
-    return __bfloat162float(value);
-}
 
 template <typename E, typename R> __device__ __forceinline__ E narrowed(R value)
 {
@@ -52,39 +35,6 @@ template <> __device__ __forceinline__ __half narrowed<__half, float>(float valu
 template <> __device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16, float>(float value)
 {
     return __float2bfloat16_rn(value);
-}
-
-__device__ __forceinline__ float erfc_of(float x)
-{
-    return erfcf(x);
-}
-__device__ __forceinline__ double erfc_of(double x)
-{
-    return erfc(x);
-}
-__device__ __forceinline__ float exp_of(float x)
-{
-    return expf(x);
-}
-__device__ __forceinline__ double exp_of(double x)
-{
-    return exp(x);
-}
-
-template <typename R> __device__ __forceinline__ R activated(ks_activation activation, R x)
-{
-    switch (activation) {
-    case KS_RELU:
-        return x < R(0) ? R(0) : x; /* NaN stays */
-    case KS_GELU:
-        return x * (R(0.5) * erfc_of(x * R(-0.70710678118654752)));
-    case KS_GELU_TANH:
-        return x / (R(1) + exp_of((x + x * x * x * R(0.044715)) * R(-1.5957691216057308)));
-    case KS_SILU:
-        return x / (R(1) + exp_of(-x));
-    default:
-        return x;
-    }
 }
 
 template <typename E, int V> struct alignas(sizeof(E) * V) pack {
@@ -117,15 +67,18 @@ template <typename E, int V> __device__ __forceinline__ void finish(const job<E>
                 if (g.beta != R(0)) y.e[q] = g.y[first + q];
             }
     }
+    R value[V] = {};
 #pragma unroll
     for (int q = 0; q < V; q++) {
         if (q >= left) break;
-        R value = g.alpha * widened(product.e[q]);
-        if (g.bias) value += widened(g.bias[g.bias_by_column ? column : row]);
-        if (g.beta != R(0)) value += g.beta * widened(y.e[q]);
-        y.e[q] = narrowed<E, R>(activated(g.activation, value));
+        value[q] = g.alpha * widened(product.e[q]);
+        if (g.bias) value[q] += widened(g.bias[g.bias_by_column ? column : row]);
+        if (g.beta != R(0)) value[q] += g.beta * widened(y.e[q]);
         if (++column == g.columns) column = 0, row++;
     }
+    ks_cuda::activate(g.activation, value);
+#pragma unroll
+    for (int q = 0; q < V; q++) y.e[q] = narrowed<E, R>(value[q]);
     if (left >= V) {
         *reinterpret_cast<P *>(g.y + first) = y;
         return;

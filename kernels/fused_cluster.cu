@@ -15,27 +15,62 @@ namespace ks_cluster
 
 /* A shape as the planner sees it. */
 struct variant {
-    const void *kernels[2]; /* F16's, BF16's */
-    bool RUN, HALVES;
-    int D, N, TN, TK, XK, x_row, stage_bytes, x_bytes, staging_bytes, out_j, out_row;
+    const void *kernels[KS_NTYPES]; /* NULL: not for this type */
+    bool RUN, SECTORS;
+    int size, parts, D, L, N, TN, TK, KS, XK, x_row, stage_bytes, x_bytes, k_bytes, staging_bytes, out_n, out_j,
+        out_row;
 };
 
-template <int D, int N, int TK, bool RUN = false> constexpr variant describe()
+template <class S> constexpr variant describe()
 {
-    using S = shape<ks_mma::f16, D, N, TK, RUN>;
-    const void *const f16 = (const void *)multiply<S>, *const bf16 =
-                                                           (const void *)multiply<shape<ks_mma::bf16, D, N, TK, RUN>>;
-    return {{f16, bf16},    RUN,        S::HALVES,        D,        N,         S::TN, TK, S::XK, S::x_row,
-            S::stage_bytes, S::x_bytes, S::staging_bytes, S::out_j, S::out_row};
+    return {{},
+            S::RUN,
+            S::SECTORS,
+            S::size,
+            S::T::parts,
+            S::D,
+            S::L,
+            S::N,
+            S::TN,
+            S::TK,
+            S::KS,
+            S::XK,
+            S::x_row,
+            S::stage_bytes,
+            S::x_bytes,
+            S::k_bytes,
+            S::staging_bytes,
+            S::out_n,
+            S::out_j,
+            S::out_row};
+}
+
+template <int D, int N, int TK, bool RUN = false> constexpr variant half()
+{
+    variant v = describe<shape<ks_mma::f16, D, N, TK, RUN>>();
+    v.kernels[KS_F16] = (const void *)multiply<shape<ks_mma::f16, D, N, TK, RUN>>;
+    v.kernels[KS_BF16] = (const void *)multiply<shape<ks_mma::bf16, D, N, TK, RUN>>;
+    return v;
+}
+
+template <int D, int N, int TK, bool RUN = false> constexpr variant exact()
+{
+    variant v = describe<shape<ks_mma::f32, D, N, TK, RUN>>();
+    v.kernels[KS_F32] = (const void *)multiply<shape<ks_mma::f32, D, N, TK, RUN>>;
+    return v;
 }
 
 /* As in fused_mma_half.cuh, those that are the fastest somewhere.
- *                             D  N  TK  RUN */
+ *    D  N  TK  RUN */
 static const variant shapes[] = {
-    describe<16, 32, 16, true>(), describe<16, 24, 16, true>(), describe<16, 32, 16>(), describe<16, 24, 16>(),
-    describe<8, 32, 16>(),        describe<6, 32, 32>(),        describe<6, 48, 16>(),  describe<4, 48, 32>(),
-    describe<4, 64, 32>(),        describe<3, 48, 32>(),        describe<3, 64, 32>(),  describe<3, 96, 32>(),
-    describe<3, 128, 32>(),       describe<2, 96, 32>(),        describe<2, 128, 32>(),
+    half<16, 32, 16, true>(), half<16, 24, 16, true>(), half<16, 32, 16>(),       half<16, 24, 16>(),
+    half<8, 32, 16>(),        half<6, 32, 32>(),        half<6, 48, 16>(),        half<4, 48, 32>(),
+    half<4, 64, 32>(),        half<3, 48, 32>(),        half<3, 64, 32>(),        half<3, 96, 32>(),
+    half<2, 96, 32>(),        half<2, 128, 32>(),       exact<16, 32, 8, true>(), exact<16, 24, 8, true>(),
+    exact<8, 32, 8, true>(),  exact<8, 32, 8>(),        exact<8, 24, 8>(),        exact<6, 32, 8>(),
+    exact<6, 48, 8>(),        exact<4, 64, 8>(),        exact<4, 48, 8>(),        exact<3, 96, 16>(),
+    exact<3, 64, 16>(),       exact<3, 48, 16>(),       exact<2, 128, 16>(),      exact<2, 64, 16>(),
+    exact<1, 128, 32>(),      exact<1, 64, 32>(),
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, MOST_BLOCKS = 8 /* of a cluster that every GPU can run */ };
 
@@ -53,18 +88,26 @@ static bool fits(const variant *v, const ks_problem *p)
     const double most = INT32_MAX / 64;
     const double a = (double)p->a, b = (double)p->b, c = (double)p->c, d = (double)p->d, n = (double)p->batch;
     if (a > most || c * d > most || b * d > most || b * c > most || n > INT32_MAX - 4096 || a * c * d > 1e11 ||
-        a * b * d > 1e11 || p->c % 8 != 0 || p->b * p->d % 8 != 0)
+        a * b * d > 1e11 || p->c * v->size % 16 != 0 || p->b * p->d * v->size % 16 != 0 || !v->kernels[p->type])
         return false;
-    return v->RUN ? p->d > 16 && p->d % 8 == 0 : p->d == v->D;
+    return v->RUN ? p->d * v->size > 32 && p->d * v->size % 16 == 0 : p->d == v->D;
 }
 
-/* What the time of a cut is made of; fitted to 2,600 measurements of 115 problems on an H100 (median error 9 %; the cut
+/* What the time of a cut is made of; fitted to 2,800 measurements of 170 problems on an H100 (median error 8 %; the cut
  * chosen takes 2.6 % longer than the best in the mean). A multiprocessor takes a row of shared memory from the copy engine
- * in so many cycles, and its bytes; asks for one in so many; and turns 16 k's into products in so many at least. */
-static const double clock_hz = 1.7e9, launch_s = 6.3e-6, dram_unit_bytes_per_s = 25e9;
-static const double row_cycles = 0.7, bytes_per_cycle = 150, request_cycles = 2.7, step_cycles = 284;
-static const double unit_cycles = 1090, result_bytes_per_cycle = 28;
+ * in so many cycles, and its bytes; asks for one in so many; for float32, turns 8 k's into products and splits K. What goes on
+ * side by side takes a little longer than the longest. A block waits for the others of its cluster, the more the larger it is;
+ * memory gives runs of 32 bytes more slowly. */
+static const double clock_hz = 1.7e9, launch_s = 6.3e-6, dram_unit_bytes_per_s = 24.4e9, short_runs = 1.25;
+static const double row_cycles = 0.73, bytes_per_cycle = 101, request_cycles = 2.2;
+static const double exact_column_cycles = 3.97, split_bytes_per_cycle = 37, doubling_cycles = 83;
+static const double unit_cycles = 140, result_bytes_per_cycle = 31;
 static const double l2_kept_bytes = 20e6; /* of K, while all of X passes by */
+
+static double cube(double x)
+{
+    return x * x * x;
+}
 
 static void try_cut(const variant *v, const ks_problem *p, const ks_device *device, int across, int down, plan *best)
 {
@@ -77,7 +120,7 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
     c.n_groups = ks_ceil_div(n_tiles, down);
     if ((double)c.l_tiles * (double)c.j_groups * (double)c.n_groups * (double)p->a > INT32_MAX / 2) return;
     c.units = c.l_tiles * c.j_groups * c.n_groups * p->a;
-    const double k_group = 2.0 * (double)(across * v->N) * (double)p->c * (double)p->d;
+    const double k_group = v->size * (double)(across * v->N) * (double)p->c * (double)p->d;
     c.j_span = c.j_groups;
     for (int64_t by = 2; by <= c.j_groups && (double)c.j_span * k_group > l2_kept_bytes; by++)
         if (c.j_groups % by == 0) c.j_span = c.j_groups / by;
@@ -87,25 +130,32 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
         ((int64_t)ks_cuda_shared_bytes(device) - BARRIER_BYTES - v->staging_bytes) / v->stage_bytes, MOST_STAGES);
     if (c.stages < 2) return;
 
-    const double x_rows = (double)v->x_bytes / v->x_row, k_rows = (double)(v->stage_bytes - v->x_bytes) / (2 * v->TK);
-    const double arrives = (x_rows + k_rows) * row_cycles + v->stage_bytes / bytes_per_cycle;
-    const double slab =
-        fmax(fmax(arrives, (x_rows / across + k_rows / down) * request_cycles), v->TK / 16 * step_cycles);
+    const double x_rows = (double)v->x_bytes / v->x_row, k_rows = (double)(v->N * v->D);
+    const double arrives = (x_rows + k_rows) * row_cycles + (v->x_bytes + v->k_bytes) / bytes_per_cycle;
+    const double asks = (x_rows / across + k_rows / down) * request_cycles;
+    double multiplies = 0, waits = 0; /* hidden behind the copies of 2-byte types */
+    if (v->parts == 2) {
+        multiplies = exact_column_cycles * v->L * v->N * (v->TK / v->KS) + v->k_bytes / split_bytes_per_cycle;
+        waits = doubling_cycles * log2(blocks);
+    }
+    const double slab = cbrt(cube(arrives) + cube(asks) + cube(multiplies)) + waits;
     const double slabs = (double)ks_ceil_div(p->c, v->TK), rounds = (double)ks_ceil_div(c.units, c.clusters);
-    const double results = 2.0 * v->TN * v->N * v->D;
+    const double results = (double)v->size * v->TN * v->N * v->D;
     c.cycles = rounds * (slabs * slab + unit_cycles + results / result_bytes_per_cycle);
-    const double x = 2.0 * (double)ks_x_count(p), y = 2.0 * (double)ks_y_count(p), k = 2.0 * (double)ks_k_count(p);
+    const double x = v->size * (double)ks_x_count(p), y = v->size * (double)ks_y_count(p),
+                 k = v->size * (double)ks_k_count(p);
     c.dram_bytes = x * (double)(c.j_groups / c.j_span) + y + k;
     c.l2_bytes = x * (double)c.j_groups + k * (double)c.n_groups + y;
-    const double dram_s = c.dram_bytes / (device->units * dram_unit_bytes_per_s), busy_s = c.cycles / clock_hz;
-    c.seconds = launch_s + fmax(dram_s, busy_s) + 0.34 * fmin(dram_s, busy_s);
+    const double runs = v->RUN && v->x_row == 32 ? short_runs : 1;
+    const double dram_s = c.dram_bytes * runs / (device->units * dram_unit_bytes_per_s), busy_s = c.cycles / clock_hz;
+    c.seconds = launch_s + fmax(dram_s, busy_s) + 0.27 * fmin(dram_s, busy_s);
     if (c.seconds < best->seconds) *best = c;
 }
 
 static bool make_plan(const ks_problem *p, const ks_device *device, plan *best)
 {
     if (!KS_HOPPER || device->backend != KS_CUDA || ks_cuda_arch(device) != 90 || p->layout != KS_BATCH_FIRST ||
-        (p->type != KS_F16 && p->type != KS_BF16))
+        p->type == KS_F64 || (p->type == KS_F32 && p->math != KS_MATH_F32))
         return false;
     best->seconds = INFINITY;
     for (int s = 0; s < SHAPES; s++) {
@@ -164,10 +214,12 @@ static ks_status encode(encoder encode, ks_type type, const array_map<RANK> &arr
         sizes[r] = (cuuint64_t)array.sizes[r], box[r] = (cuuint32_t)array.box[r], ones[r] = 1;
         if (r + 1 < RANK) steps[r] = (cuuint64_t)array.steps[r];
     }
+    const CUtensorMapDataType of = type == KS_F32   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                                   : type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                    : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     const CUresult e =
-        encode(map, type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, RANK,
-               const_cast<void *>(array.at), sizes, steps, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, array.swizzle,
-               CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+        encode(map, of, RANK, const_cast<void *>(array.at), sizes, steps, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+               array.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return e == CUDA_SUCCESS ? KS_OK : ks_fail(KS_ERR_INTERNAL, "cuTensorMapEncodeTiled: error %d", (int)e);
 }
 
@@ -200,50 +252,56 @@ static CUtensorMapSwizzle swizzle_of(int bytes)
 static ks_status map_arrays(const ks_problem *p, const ks_run_args *args, const plan &best, arguments *out)
 {
     const variant *v = best.shape;
-    const int64_t a = p->a, b = p->b, c = p->c, d = p->d, n = p->batch;
+    const int64_t a = p->a, b = p->b, c = p->c, d = p->d, n = p->batch, size = v->size;
     const int rows = v->TN / best.across;
     /* With all l's in a row of X or Y, k and l, or j and l, are one dimension; else l is one of its own. */
     const array_map<4> k = {args->k,
                             {c, b, d, a},
-                            {c * 2, b * c * 2, d * b * c * 2},
+                            {c * size, b * c * size, d * b * c * size},
                             {v->TK, v->N, v->D / best.down, 1},
-                            swizzle_of(v->TK * 2)};
-    const array_map<4> x_runs = {
-        args->x, {d, c, a, n}, {d * 2, c * d * 2, a * c * d * 2}, {v->D, v->TK, 1, rows}, swizzle_of(32)};
+                            swizzle_of(v->TK * v->size)};
+    const array_map<4> x_runs = {args->x,
+                                 {d, c, a, n},
+                                 {d * size, c * d * size, a * c * d * size},
+                                 {v->D, v->TK, 1, rows},
+                                 swizzle_of(v->D * v->size)};
     const array_map<3> x_rows = {args->x,
                                  {c * d, a, n},
-                                 {c * d * 2, a * c * d * 2},
+                                 {c * d * size, a * c * d * size},
                                  {v->XK * v->D, 1, rows},
                                  v->x_row == 128 ? swizzle_of(128) : swizzle_of(0)};
-    const array_map<4> y_runs = {
-        args->y, {d, b, a, n}, {d * 2, b * d * 2, a * b * d * 2}, {v->D, v->out_j, 1, 8}, swizzle_of(32)};
+    const array_map<4> y_runs = {args->y,
+                                 {d, b, a, n},
+                                 {d * size, b * d * size, a * b * d * size},
+                                 {v->D, v->out_n, 1, 8},
+                                 swizzle_of(v->D * v->size)};
     const array_map<3> y_rows = {args->y,
                                  {b * d, a, n},
-                                 {b * d * 2, a * b * d * 2},
+                                 {b * d * size, a * b * d * size},
                                  {v->out_j * v->D, 1, 8},
                                  v->out_row == 128 ? swizzle_of(128) : swizzle_of(0)};
     encoder f = NULL;
     ks_status s = find_encoder(&f);
     if (s == KS_OK) s = encode(f, p->type, k, &out->k);
     if (s == KS_OK) s = v->RUN ? encode(f, p->type, x_runs, &out->x) : encode(f, p->type, x_rows, &out->x);
-    if (s == KS_OK) s = v->HALVES ? encode(f, p->type, y_runs, &out->y) : encode(f, p->type, y_rows, &out->y);
+    if (s == KS_OK) s = v->SECTORS ? encode(f, p->type, y_runs, &out->y) : encode(f, p->type, y_rows, &out->y);
     return s;
 }
 
 /* How many clusters of this size run at a time. The first to ask for a kernel also lets it take more shared memory than 48
  * KB. */
-static cudaError_t count_clusters(const ks_device *device, const variant *v, bool bf16, int blocks,
+static cudaError_t count_clusters(const ks_device *device, const variant *v, ks_type type, int blocks,
                                   cudaLaunchConfig_t *config, int *count)
 {
     enum { DEVICES = 64 };
-    static int known[DEVICES][SHAPES][2][MOST_BLOCKS + 1]; /* races write the same */
-    int *const place = device->index < DEVICES ? &known[device->index][v - shapes][bf16][blocks] : NULL;
+    static int known[DEVICES][SHAPES][KS_NTYPES][MOST_BLOCKS + 1]; /* races write the same */
+    int *const place = device->index < DEVICES ? &known[device->index][v - shapes][type][blocks] : NULL;
     *count = place ? __atomic_load_n(place, __ATOMIC_RELAXED) : 0;
     if (*count > 0) return cudaSuccess;
     config->gridDim = dim3((unsigned)blocks);
-    cudaError_t e = cudaFuncSetAttribute(v->kernels[bf16], cudaFuncAttributeMaxDynamicSharedMemorySize,
+    cudaError_t e = cudaFuncSetAttribute(v->kernels[type], cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          (int)ks_cuda_shared_bytes(device));
-    if (e == cudaSuccess) e = cudaOccupancyMaxActiveClusters(count, v->kernels[bf16], config);
+    if (e == cudaSuccess) e = cudaOccupancyMaxActiveClusters(count, v->kernels[type], config);
     if (e == cudaSuccess && place) __atomic_store_n(place, *count, __ATOMIC_RELAXED);
     return e;
 }
@@ -251,7 +309,6 @@ static cudaError_t count_clusters(const ks_device *device, const variant *v, boo
 static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan &best)
 {
     const variant *v = best.shape;
-    const bool bf16 = p->type == KS_BF16;
     const int blocks = best.across * best.down;
     arguments a;
     a.across = best.across, a.down = best.down;
@@ -259,6 +316,10 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     a.l_tiles = (unsigned)best.l_tiles, a.j_span = (unsigned)best.j_span;
     a.j_spans = (unsigned)(best.j_groups / best.j_span);
     a.n_groups = (unsigned)best.n_groups, a.units = (unsigned)best.units;
+    a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
+    a.x_at = (const float *)args->x, a.k_at = (const float *)args->k, a.y_at = (float *)args->y;
+    a.x_row = p->a * p->c * p->d, a.y_row = p->a * p->b * p->d;
+    a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d, a.batch = (int)p->batch;
     ks_status s = map_arrays(p, args, best, &a);
     if (s != KS_OK) return s;
     cudaLaunchAttribute cluster = {};
@@ -270,13 +331,14 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     config.stream = static_cast<cudaStream_t>(args->stream);
     config.attrs = &cluster, config.numAttrs = 1;
     int clusters = 0;
-    s = ks_cuda_status(count_clusters(args->device, v, bf16, blocks, &config, &clusters),
+    s = ks_cuda_status(count_clusters(args->device, v, p->type, blocks, &config, &clusters),
                        "clusters of fused.cuda.cluster");
     if (s != KS_OK) return s;
     if (clusters < 1) return ks_fused_cuda_simt.run(p, args); /* a part of a GPU, too small for one */
     config.gridDim = dim3((unsigned)(ks_min(clusters, best.units) * blocks));
     void *addresses[] = {&a};
-    return ks_cuda_status(cudaLaunchKernelExC(&config, v->kernels[bf16], addresses), "launch of fused.cuda.cluster");
+    return ks_cuda_status(cudaLaunchKernelExC(&config, v->kernels[p->type], addresses),
+                          "launch of fused.cuda.cluster");
 }
 
 static ks_status run(const ks_problem *p, const ks_run_args *args)
@@ -296,5 +358,5 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 } // namespace ks_cluster
 
 extern "C" const ks_kernel ks_fused_cuda_cluster = {
-    "fused.cuda.cluster",   KS_FUSED,       KS_CUDA, 1, ks_cluster::supports, ks_cluster::workspace_bytes,
+    "fused.cuda.cluster",   KS_FUSED,       KS_CUDA, 2, ks_cluster::supports, ks_cluster::workspace_bytes,
     ks_cluster::cost_terms, ks_cluster::run};

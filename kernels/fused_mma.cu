@@ -324,6 +324,7 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
         a.x = static_cast<const char *>(args->x);
         a.k = static_cast<const char *>(args->k);
         a.y = static_cast<char *>(args->y);
+        a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
         s = ks_cuda_status(
             ks_launch(best->shape->kernel, best->blocks, best->shape->threads, best->shared_bytes, args->stream, a),
             "launch of fused.cuda.mma");

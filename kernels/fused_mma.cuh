@@ -165,7 +165,7 @@ __device__ __forceinline__ void multiply_steps(float (&acc)[S::LW][S::MT][S::NT]
 template <class S, int STEPS, class F>
 __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4], const char *xs, const char *ks,
                                             const char *rest, int step, int wn, int wj, int wl, int g, int t,
-                                            const F &meanwhile)
+                                            int never, const F &meanwhile)
 {
     using T = typename S::T;
     const int own = (wl * S::LW * S::TJ + wj * 8 * S::NT) * 32;
@@ -182,8 +182,8 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int l = 0; l < S::LW; l++)
 #pragma unroll
                 for (int m = 0; m < S::MT; m++)
-                    group_product<S::NT, true>(T(), acc[l][m], a[s % BUFFERS][l][m],
-                                               k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
+                    group_product<S::NT, ALWAYS>(T(), acc[l][m], a[s % BUFFERS][l][m],
+                                                 k0 + ((s * S::k_step_bytes + l * S::TJ * 32) >> 4));
             group_commit();
             if (s == 0) meanwhile();
         }
@@ -194,13 +194,13 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
         /* Sums of two steps start from zero: mma_tile.cuh says why. */
         constexpr int TOGETHER = STEPS % 2 == 0 ? 2 : 1, SUMS = STEPS / TOGETHER * S::LW * S::MT;
         uint32_t a[TOGETHER][S::LW][S::MT][4];
+        float sum[S::NT][4] = {};
 #pragma unroll
         for (int q = 0; q < SUMS; q++) {
             const int s0 = q / (S::LW * S::MT) * TOGETHER, l = q / S::MT % S::LW, m = q % S::MT;
             if (l == 0 && m == 0)
 #pragma unroll
                 for (int s = 0; s < TOGETHER; s++) read_x<S>(a[s], xs, step + s0 + s, 0, wn, wl, g, t);
-            float sum[S::NT][4];
             typename T::template operand<4> x[TOGETHER];
 #pragma unroll
             for (int s = 0; s < TOGETHER; s++) x[s].set(a[s][l][m]);
@@ -209,11 +209,11 @@ __device__ __forceinline__ void group_steps(float (&acc)[S::LW][S::MT][S::NT][4]
             for (int s = 0; s < TOGETHER; s++) {
                 const uint64_t at = ((s0 + s) * S::k_step_bytes + l * S::TJ * 32) >> 4;
                 if (s == 0)
-                    group_product<S::NT, false>(T(), sum, x[s].low, k0 + at);
+                    group_product<S::NT, ASKED>(T(), sum, x[s].low, k0 + at, never);
                 else
-                    group_product<S::NT, true>(T(), sum, x[s].low, k0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, rest0 + at);
-                group_product<S::NT, true>(T(), sum, x[s].high, k0 + at);
+                    group_product<S::NT, ALWAYS>(T(), sum, x[s].low, k0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, rest0 + at);
+                group_product<S::NT, ALWAYS>(T(), sum, x[s].high, k0 + at);
             }
             group_commit();
             /* Early, so that it is done in time; where a lane holds X of many l's, once these are used up. */
@@ -366,6 +366,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
         float acc[S::LW][S::MT][S::NT][4];
 #pragma unroll
         for (int e = 0; e < S::LW * S::MT * S::NT * 4; e++) (&acc[0][0][0][0])[e] = 0;
+        const int never = p.slabs < 0; /* as sum_exact's in fused_cluster_f32.cuh */
         int slab = 0, slot = 0;
         int64_t tile = tile0;
         for (int64_t it = 0; it < total; it++) {
@@ -386,13 +387,13 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
                     split_own_k(k_rest + (it + 1) % 2 * k_bytes, stages + slot * stage_bytes + S::x_bytes);
                 };
                 if (steps == S::TK / S::KS) {
-                    group_steps<S, S::TK / S::KS>(acc, xs, ks, rest, 0, wn, wj, wl, g, t, split_next);
+                    group_steps<S, S::TK / S::KS>(acc, xs, ks, rest, 0, wn, wj, wl, g, t, never, split_next);
                 } else {
                     split_next();
 #pragma unroll 1
                     for (int step = 0; step < steps; step++)
                         group_steps<S, 1>(acc, xs, ks + step * S::k_step_bytes, rest + step * S::k_step_bytes, step,
-                                          wn, wj, wl, g, t, [] {});
+                                          wn, wj, wl, g, t, never, [] {});
                 }
             } else if (steps == S::TK / S::KS) {
 #pragma unroll
@@ -408,6 +409,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
             /* The tile is done. */
             slab = 0;
             const int64_t n0 = tile++ * S::TN;
+            if (__builtin_expect(p.finish.asked, false)) finish<S>(acc, p, at, wj, wl, t);
             bool lost = false;
             if (S::STAGED && p.wide_stores) {
                 lost = store_staged<S>(acc, p, at, memory + p.staging + warp * 8 * S::staged_pitch, n0, wn, wj, lane);
@@ -459,7 +461,10 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
                     }
                 }
             }
-            if (T::may_lose_infinity && lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            if constexpr (T::may_lose_infinity) {
+                __syncwarp(); /* lanes store for each other */
+                if (lost) rescue<S>(p, at, n0, wn, wj, wl, g, t);
+            }
 #pragma unroll
             for (int e = 0; e < S::LW * S::MT * S::NT * 4; e++) (&acc[0][0][0][0])[e] = 0;
         }

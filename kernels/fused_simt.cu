@@ -13,6 +13,7 @@
  *
  * Dropped: shared memory filled by cp.async, which cannot convert float16 on its way nor copy 2 bytes. */
 #include "cuda_device.h"
+#include "epilogue.cuh"
 #include "launch.cuh"
 #include "rows.h"
 #include "split.cuh"
@@ -218,7 +219,7 @@ __device__ __forceinline__ void store_rows(S *to, const T (&from)[N], int rows, 
 template <typename T, int SIDE, bool LAST, int LEAST_BLOCKS>
 __global__ void __launch_bounds__(threads_most, LEAST_BLOCKS)
     multiply(const T *__restrict__ x, const T *__restrict__ weights, T *__restrict__ y, sizes s, plan g,
-             int64_t first_tile)
+             int64_t first_tile, ks_cuda::epilogue<typename number<T>::sum> finish)
 {
     using S = typename number<T>::sum;
     constexpr int HALVES = SIDE / 4, XS = x_staged(SIDE), KS = k_staged;
@@ -321,6 +322,17 @@ __global__ void __launch_bounds__(threads_most, LEAST_BLOCKS)
     }
     if (to.l0 + me.l >= s.d) return;
 
+    if (finish.asked) {
+        constexpr int chunk = sizeof(S) == 8 ? 1 : 8;
+        const auto whose = [&](int q) {
+            const int j = ((q % SIDE) / 4 * g.jt + me.jt) * 4 + q % 4;
+            return to.j0 + j < s.b ? j * s.d : 0;
+        };
+        ks_cuda::finish_sums<chunk>(finish, reinterpret_cast<S(&)[SIDE * SIDE]>(sum),
+                                    static_cast<const T *>(finish.bias) + (to.i * s.b + to.j0) * s.d + to.l0 + me.l,
+                                    whose);
+    }
+
     /* Runs of four neighbours, at once where they begin at a multiple of their size. */
     const int64_t run_step = LAST ? 1 : s.d, other_step = LAST ? s.d * s.batch : s.a * s.b * s.d;
     const int64_t run_end = LAST ? s.batch : s.b, other_end = LAST ? s.b : s.batch;
@@ -360,11 +372,12 @@ cudaError_t launch(const ks_problem *p, const ks_run_args *args, const plan &g)
     const sizes s = {p->a, p->b, p->c, p->d, p->batch};
     const auto kernel =
         p->layout == KS_BATCH_LAST ? multiply<T, SIDE, true, LEAST_BLOCKS> : multiply<T, SIDE, false, LEAST_BLOCKS>;
+    const auto finish = ks_cuda::epilogue_of<typename number<T>::sum>(args->epilogue);
     cudaError_t e = cudaSuccess;
     for (int64_t tile = 0; e == cudaSuccess && tile < g.tiles; tile += grid_most) /* one launch, below 2^31 tiles */
         e = ks_launch(kernel, (unsigned)ks_min(g.tiles - tile, grid_most), g.threads, g.shared_bytes, args->stream,
                       static_cast<const T *>(args->x), static_cast<const T *>(args->k), static_cast<T *>(args->y), s,
-                      g, tile);
+                      g, tile, finish);
     return e;
 }
 

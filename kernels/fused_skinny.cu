@@ -7,6 +7,7 @@
  * batch that is less than staging would cost. The warps' sums meet in shared memory.
  *
  * Operands as in mma_tile.cuh, but for 16 bytes of k a lane: two steps of them. */
+#include "epilogue.cuh"
 #include "launch.cuh"
 #include "mma_tile.cuh"
 #include "split.cuh"
@@ -35,6 +36,7 @@ struct arguments {
     char *y;
     int64_t batch, b, c, d;
     int64_t j_tiles, n_tiles, x_i, x_l, x_n, x_k, y_i, y_l, y_n, y_j;
+    ks_cuda::epilogue<float> finish;
 };
 
 /* VL neighbours of a row from element `at` on, zeros past `count`; whole chunks if CHUNKS, else one by one. */
@@ -114,22 +116,31 @@ __global__ void __launch_bounds__(32 * WARPS) skinny(const __grid_constant__ arg
 #pragma unroll
         for (int q = 0; q < 4; q++) sums[warp][q / 2 * 8 + g][n * 8 + 2 * t + q % 2] = acc[n][q];
     __syncthreads();
-    for (int at = threadIdx.x; at < TJ * TN; at += 32 * WARPS) {
-        /* Neighbouring threads, neighbouring outputs. */
-        const int j = p.y_n == 1 ? at / TN : at % TJ, n = p.y_n == 1 ? at % TN : at / TJ;
-        if (j0 + j >= p.b || n0 + n >= p.batch) continue;
-        float sum = 0;
+    /* This thread's outputs, each what made(sum, j) says. */
+    const auto each = [&](auto made) {
+        for (int at = threadIdx.x; at < TJ * TN; at += 32 * WARPS) {
+            /* Neighbouring threads, neighbouring outputs. */
+            const int j = p.y_n == 1 ? at / TN : at % TJ, n = p.y_n == 1 ? at % TN : at / TJ;
+            if (j0 + j >= p.b || n0 + n >= p.batch) continue;
+            float sum = 0;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) sum += sums[w][j][n];
-        if (T::may_lose_infinity && sum != sum) { /* as fused_mma.cuh's rescue */
-            sum = 0;
-            for (int64_t q = 0; q < p.c; q++)
-                sum = fmaf(*reinterpret_cast<const float *>(x + ((n0 + n) * p.x_n + q * p.x_k) * 4),
-                           *reinterpret_cast<const float *>(k + ((j0 + j) * p.c + q) * 4), sum);
+            for (int w = 0; w < WARPS; w++) sum += sums[w][j][n];
+            if (T::may_lose_infinity && sum != sum) { /* as fused_mma.cuh's rescue */
+                sum = 0;
+                for (int64_t q = 0; q < p.c; q++)
+                    sum = fmaf(*reinterpret_cast<const float *>(x + ((n0 + n) * p.x_n + q * p.x_k) * 4),
+                               *reinterpret_cast<const float *>(k + ((j0 + j) * p.c + q) * 4), sum);
+            }
+            reinterpret_cast<typename T::scalar *>(p.y)[i * p.y_i + l * p.y_l + (n0 + n) * p.y_n + (j0 + j) * p.y_j] =
+                T::narrow(made(sum, j));
         }
-        reinterpret_cast<typename T::scalar *>(p.y)[i * p.y_i + l * p.y_l + (n0 + n) * p.y_n + (j0 + j) * p.y_j] =
-            T::narrow(sum);
-    }
+    };
+    if (p.finish.asked)
+        each([&](float sum, int j) {
+            return ks_cuda::finished<typename T::scalar>(p.finish, sum, (i * p.b + j0 + j) * p.d + l);
+        });
+    else
+        each([](float sum, int) { return sum; });
 }
 
 template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, int64_t blocks, void *stream)
@@ -192,6 +203,7 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     arguments g = {};
     g.x = static_cast<const char *>(args->x), g.k = static_cast<const char *>(args->k),
     g.y = static_cast<char *>(args->y);
+    g.finish = ks_cuda::epilogue_of<float>(args->epilogue);
     g.batch = p->batch, g.b = p->b, g.c = p->c, g.d = p->d;
     g.j_tiles = ks_ceil_div(p->b, TJ),
     g.n_tiles = ks_ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);

@@ -20,46 +20,50 @@ static constexpr bool can_group = false;
 #    define KS_HOPPER_ASM(...) /* never reached */
 #endif
 
-/* 8 columns' results, and lists of them as operands (HOW: "+f" or "=f") and as their names. */
-#define KS_SUMS1(HOW, n)  HOW(c[n][0]), HOW(c[n][1]), HOW(c[n][2]), HOW(c[n][3])
-#define KS_SUMS2(HOW, n)  KS_SUMS1(HOW, n), KS_SUMS1(HOW, n + 1)
-#define KS_SUMS3(HOW, n)  KS_SUMS2(HOW, n), KS_SUMS1(HOW, n + 2)
-#define KS_SUMS4(HOW, n)  KS_SUMS2(HOW, n), KS_SUMS2(HOW, n + 2)
-#define KS_SUMS6(HOW, n)  KS_SUMS4(HOW, n), KS_SUMS2(HOW, n + 4)
-#define KS_SUMS8(HOW, n)  KS_SUMS4(HOW, n), KS_SUMS4(HOW, n + 4)
-#define KS_SUMS12(HOW, n) KS_SUMS8(HOW, n), KS_SUMS4(HOW, n + 8)
-#define KS_SUMS16(HOW, n) KS_SUMS8(HOW, n), KS_SUMS8(HOW, n + 8)
-#define KS_NAMES1         "%0, %1, %2, %3"
-#define KS_NAMES2         KS_NAMES1 ", %4, %5, %6, %7"
-#define KS_NAMES3         KS_NAMES2 ", %8, %9, %10, %11"
-#define KS_NAMES4         KS_NAMES2 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define KS_NAMES6         KS_NAMES4 ", %16, %17, %18, %19, %20, %21, %22, %23"
-#define KS_NAMES8         KS_NAMES6 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define KS_NAMES12        KS_NAMES8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
-#define KS_NAMES16        KS_NAMES12 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+/* 8 columns' results, and lists of them as operands and as their names. */
+#define KS_SUMS1(n)  "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
+#define KS_SUMS2(n)  KS_SUMS1(n), KS_SUMS1(n + 1)
+#define KS_SUMS3(n)  KS_SUMS2(n), KS_SUMS1(n + 2)
+#define KS_SUMS4(n)  KS_SUMS2(n), KS_SUMS2(n + 2)
+#define KS_SUMS6(n)  KS_SUMS4(n), KS_SUMS2(n + 4)
+#define KS_SUMS8(n)  KS_SUMS4(n), KS_SUMS4(n + 4)
+#define KS_SUMS12(n) KS_SUMS8(n), KS_SUMS4(n + 8)
+#define KS_SUMS16(n) KS_SUMS8(n), KS_SUMS8(n + 8)
+#define KS_NAMES1    "%0, %1, %2, %3"
+#define KS_NAMES2    KS_NAMES1 ", %4, %5, %6, %7"
+#define KS_NAMES3    KS_NAMES2 ", %8, %9, %10, %11"
+#define KS_NAMES4    KS_NAMES2 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define KS_NAMES6    KS_NAMES4 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define KS_NAMES8    KS_NAMES6 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define KS_NAMES12   KS_NAMES8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define KS_NAMES16   KS_NAMES12 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-#define KS_GROUP_ASM(TILES, COLUMNS, X, K, ADD, HOW)                                                                 \
+#define KS_GROUP_ASM(TILES, COLUMNS, X, K, ADD)                                                                      \
     KS_HOPPER_ASM("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                               \
                   "wgmma.mma_async.sync.aligned.m64n" COLUMNS KS_KIND "{" KS_NAMES##TILES                            \
                   "}, {" X "}, " K ", add, 1, 1" KS_TRANSPOSED ";\n}\n"                                              \
-                  : KS_SUMS##TILES(HOW, 0)                                                                           \
-                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(k))
-#define KS_GROUP_PRODUCT(TILES, COLUMNS, X, K)                                                                       \
-    if constexpr (NT == TILES && ADD) KS_GROUP_ASM(TILES, COLUMNS, X, K, "1", "+f");                                 \
-    if constexpr (NT == TILES && !ADD) KS_GROUP_ASM(TILES, COLUMNS, X, K, "0", "=f")
+                  : KS_SUMS##TILES(0)                                                                                \
+                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(k), "r"(add))
+#define KS_GROUP_PRODUCT(TILES, COLUMNS, X, K, IF)                                                                   \
+    if constexpr (NT == TILES && ADD == ALWAYS) KS_GROUP_ASM(TILES, COLUMNS, X, K, "1");                             \
+    if constexpr (NT == TILES && ADD == ASKED) KS_GROUP_ASM(TILES, COLUMNS, X, K, IF)
 
-/* c[n] += a * (columns 8n to 8n + 7 of k), or = without ADD, for each n of NT. */
+/* Whether a product is added to what c was; ASKED: where `add` is not 0. */
+enum addition { ALWAYS, ASKED };
+
+/* c[n] += a * (columns 8n to 8n + 7 of k), or =, for each n of NT. */
 #define KS_GROUP_PRODUCTS(TYPE)                                                                                      \
-    template <int NT, bool ADD>                                                                                      \
-    __device__ __forceinline__ void group_product(TYPE, float(&c)[NT][4], const uint32_t(&a)[4], uint64_t k)         \
+    template <int NT, addition ADD>                                                                                  \
+    __device__ __forceinline__ void group_product(TYPE, float(&c)[NT][4], const uint32_t(&a)[4], uint64_t k,         \
+                                                  int add = 0)                                                       \
     {                                                                                                                \
         static_assert(NT == 3 || NT == 4 || NT == 6 || NT == 8 || NT == 12 || NT == 16, "compiled for these");       \
-        KS_GROUP_PRODUCT(3, "24", "%12, %13, %14, %15", "%16");                                                      \
-        KS_GROUP_PRODUCT(4, "32", "%16, %17, %18, %19", "%20");                                                      \
-        KS_GROUP_PRODUCT(6, "48", "%24, %25, %26, %27", "%28");                                                      \
-        KS_GROUP_PRODUCT(8, "64", "%32, %33, %34, %35", "%36");                                                      \
-        KS_GROUP_PRODUCT(12, "96", "%48, %49, %50, %51", "%52");                                                     \
-        KS_GROUP_PRODUCT(16, "128", "%64, %65, %66, %67", "%68");                                                    \
+        KS_GROUP_PRODUCT(3, "24", "%12, %13, %14, %15", "%16", "%17");                                               \
+        KS_GROUP_PRODUCT(4, "32", "%16, %17, %18, %19", "%20", "%21");                                               \
+        KS_GROUP_PRODUCT(6, "48", "%24, %25, %26, %27", "%28", "%29");                                               \
+        KS_GROUP_PRODUCT(8, "64", "%32, %33, %34, %35", "%36", "%37");                                               \
+        KS_GROUP_PRODUCT(12, "96", "%48, %49, %50, %51", "%52", "%53");                                              \
+        KS_GROUP_PRODUCT(16, "128", "%64, %65, %66, %67", "%68", "%69");                                             \
     }
 
 #define KS_KIND       "k16.f32.f16.f16 "

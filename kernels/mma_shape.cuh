@@ -3,6 +3,7 @@
 #ifndef KS_MMA_SHAPE_CUH
 #define KS_MMA_SHAPE_CUH
 
+#include "epilogue.cuh"
 #include "mma_tile.cuh"
 
 namespace ks_mma
@@ -24,6 +25,7 @@ struct arguments {
     bool resident;
     bool wide_stores; /* rows of Y are aligned to 16 bytes */
     int staging;      /* where in shared memory results are staged, for shapes that do */
+    ks_cuda::epilogue<float> finish;
 };
 
 /* T: type. D: WHOLE: the pattern's d. VECTOR: TL. LAST: 1. A warp computes 16*MT rows x 8*NT columns x LW l's; WN x WJ x WL

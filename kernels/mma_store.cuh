@@ -95,6 +95,30 @@ __device__ __forceinline__ char *output(const arguments &p, const stretch &at, i
                                      : n * p.y_row + (static_cast<int64_t>(j) * p.d + l) * S::size);
 }
 
+/* The feature that Y has at a stretch's first. */
+template <class S> __device__ __forceinline__ int64_t feature_of(const arguments &p, const stretch &at)
+{
+    const int64_t elements = (at.y - p.y) / S::size;
+    return S::READER == LAST ? elements / p.batch : elements;
+}
+
+/* This lane's sums made outputs. All sums of a column c of a product are of one j. */
+template <class S>
+__device__ __forceinline__ void finish(float (&acc)[S::LW][S::MT][S::NT][4], const arguments &p, const stretch &at,
+                                       int wj, int wl, int t)
+{
+    using E = typename S::T::scalar;
+    constexpr int count = S::LW * S::MT * S::NT * 4,
+                  chunk = S::threads > 256 ? 4 : 8; /* by the registers there are */
+    const auto whose = [&](int q) {
+        const int tile = q / 4 % S::NT, l = wl * S::LW + q / (4 * S::NT * S::MT);
+        const int j = wj * 8 * S::NT + S::column(tile, 2 * t + q % 2);
+        return at.j0 + j < p.b && at.l0 + wl * S::LW < p.d ? j * p.d + l : 0;
+    };
+    ks_cuda::finish_sums<chunk>(p.finish, reinterpret_cast<float(&)[count]>(acc),
+                                static_cast<const E *>(p.finish.bias) + feature_of<S>(p, at), whose);
+}
+
 /* Takes this lane's NaNs of a tile anew, in float32 by ordinary units: splitting an infinite operand makes a NaN that may
  * not belong in the sum. Rare, so kept out of the way of the registers. */
 template <class S>
@@ -118,7 +142,7 @@ __device__ __noinline__ void rescue(const arguments &p, const stretch &at, int64
             float sum = 0;
 #pragma unroll 1
             for (int q = 0; q < p.c; q++) sum = fmaf(*reinterpret_cast<const float *>(x + q * x_step), k[q], sum);
-            *y = sum;
+            *y = p.finish.asked ? ks_cuda::finished<float>(p.finish, sum, feature_of<S>(p, at) + j * p.d + l) : sum;
         }
 }
 

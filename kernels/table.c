@@ -66,7 +66,19 @@ const ks_kernel *ks_kernel_find(const char *name)
 
 bool ks_kernel_finishes(const ks_kernel *kernel)
 {
-    return kernel == &ks_fused_cpu || kernel == &ks_fused_cpu_rows;
+    static const ks_kernel *const finishing[] = {
+        &ks_fused_cpu,
+        &ks_fused_cpu_rows,
+#if KSAUTO_CUDA
+        &ks_fused_cuda_simt,
+        &ks_fused_cuda_mma,
+        &ks_fused_cuda_skinny,
+        &ks_fused_cuda_cluster,
+#endif
+    };
+    for (size_t i = 0; i < sizeof finishing / sizeof *finishing; i++)
+        if (kernel == finishing[i]) return true;
+    return false;
 }
 
 int ks_kernels_for(const ks_problem *problem, const ks_device *device, const ks_kernel *out[KS_MAX_KERNELS])

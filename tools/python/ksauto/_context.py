@@ -88,7 +88,7 @@ class Context:
         ks.check(ks.library.ks_open(byref(handle), byref(options)))
         self._handle = handle.value
         self.device = device
-        self._chains = {}
+        self._kept = {}
 
     def close(self):
         """Frees what the context owns. No other thread may be using it."""
@@ -126,12 +126,16 @@ class Context:
 
     def chain(self, patterns, batch, dtype="f32", layout="first", math="f32"):
         """The planned product by these factors: made at the first use, and kept."""
-        key = (patterns, batch, dtype, layout, math)
-        found = self._chains.get(key)
+        return self.kept((patterns, batch, dtype, layout, math), Chain, patterns, batch, dtype, layout, math, None, self)
+
+    def kept(self, key, make, *arguments):
+        """make(*arguments), made at the first use of the key, and kept."""
+        found = self._kept.get(key)
         if found is None:
-            if len(self._chains) >= 1024:  # a server may meet new batches for months
-                self._chains.clear()
-            found = self._chains[key] = Chain(patterns, batch, dtype, layout, math, context=self)
+            found = make(*arguments)
+            if len(self._kept) >= 2048:  # a server may meet new batches for months
+                self._kept.clear()
+            self._kept[key] = found
         return found
 
     def choose(self, pattern, batch, dtype="f32", layout="first", math="f32"):
@@ -235,9 +239,12 @@ class Chain:
     def workspace_bytes(self):
         return ks.library.ks_chain_workspace_bytes(self._handle)
 
-    def run(self, x, weights, y, stream=None, bias=None):
-        """The product by addresses; weights: those of K_1 ... K_L, in block order; bias: a value for each feature of y."""
-        epilogue = None if bias is None else byref(ks.Epilogue(alpha=1, bias=bias))
+    def run(self, x, weights, y, stream=None, bias=None, activation=None):
+        """The product by addresses; weights: those of K_1 ... K_L, in block order; bias: a value for each feature of y;
+        activation: a name of _library.ACTIVATIONS."""
+        epilogue = None
+        if bias is not None or activation is not None:
+            epilogue = byref(ks.Epilogue(1, 0, bias, ks.index("activation", ks.ACTIVATIONS, activation)))
         weights = (ctypes.c_void_p * len(weights))(*weights)
         ks.check(ks.library.ks_chain_matmul_with(self._handle, x, weights, y, epilogue, stream))
 

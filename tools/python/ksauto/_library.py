@@ -19,6 +19,7 @@ LAYOUTS = ("first", "last")
 MATHS = ("f32", "tf32")
 FAMILIES = ("fused", "bmm", "reference")
 OBJECTIVES = ("time", "energy")
+ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "silu")
 SOURCES = ("measurement", "model", "seeds", "cost-model", "decisions")
 STATUSES = ("KS_OK", "KS_ERR_ARGUMENT", "KS_ERR_OVERFLOW", "KS_ERR_PARSE", "KS_ERR_UNSUPPORTED", "KS_ERR_DEVICE",
             "KS_ERR_MEMORY", "KS_ERR_STORE", "KS_ERR_IO", "KS_ERR_WRONG_RESULT", "KS_ERR_NO_DATA", "KS_ERR_INTERRUPTED",

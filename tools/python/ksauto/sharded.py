@@ -187,7 +187,7 @@ class ShardedKSLinear(torch.nn.Module):
             raise ValueError("this process is not in the group")
         ks.index("takes", ENDS, takes), ks.index("gives", ENDS, gives)
         self.in_features, self.out_features, self.patterns = layer.in_features, layer.out_features, layer.patterns
-        self.last, self.takes, self.gives = layer.last, takes, gives
+        self.last, self.activation, self.takes, self.gives = layer.last, layer.activation, takes, gives
         if splits is None:
             splits = _planned(self.patterns, self.in_features, self.ranks, takes, gives)
         _check_splits(self.patterns, splits, self.in_features, self.ranks, takes, gives)
@@ -227,7 +227,8 @@ class ShardedKSLinear(torch.nn.Module):
         dim, had = 0 if self.last else x.dim() - 1, self.takes
         for part, first, behind in self._runs():
             x = _moved(x, dim, had, part, self.group)
-            x = _product(x, factors[first:behind], bias if first == 0 else None, self.last)
+            ends = (bias, self.last, self.activation) if first == 0 else (None, self.last)
+            x = _product(x, factors[first:behind], *ends)
             had = part
         return _moved(x, dim, had, self.gives, self.group)
 
@@ -250,11 +251,12 @@ class ShardedKSLinear(torch.nn.Module):
         """The whole KSLinear on every rank: all ranks call this together."""
         state = self.whole_state_dict()
         factors = [state[f"factors.{index}"] for index in range(len(self.patterns))]
-        layer = KSLinear.from_factors(factors, state.get("bias"), layout="last" if self.last else "first")
+        layer = KSLinear.from_factors(factors, state.get("bias"), layout="last" if self.last else "first",
+                                      activation=self.activation)
         return layer.train(self.training)
 
     def extra_repr(self):
         product = " ".join("({},{},{},{})/{}".format(*pattern, axis) for pattern, axis in zip(self.patterns, self.splits))
         return (f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
                 f"patterns={product}, takes={self.takes}, gives={self.gives}, rank={self.rank} of {self.ranks}, "
-                f"layout={'last' if self.last else 'first'}")
+                f"layout={'last' if self.last else 'first'}" + (f", activation={self.activation}" if self.activation else ""))

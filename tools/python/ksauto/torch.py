@@ -7,9 +7,12 @@ library reads weights in block order, (a, d, b, c), so a factor of KSLinear has 
 like everybody's, and no product copies it. A tensor in plain (a, b, c, d) order works too, at the price of a copy.
 
 Nothing in a product waits for the GPU: work is queued on the current stream, and may be captured into a CUDA graph. Where no
-gradient is wanted the library adds the bias, else an operation of PyTorch's own."""
+gradient is wanted the library adds the bias and applies the activation, else operations of PyTorch's own."""
 
+import copy
+import functools
 import math
+import time
 
 import torch
 
@@ -19,20 +22,28 @@ from ._factorise import factorise
 
 __all__ = ["KSLinear", "matmul"]
 
+# The library's activations, as PyTorch has them.
+_ACTIVATIONS = {"relu": torch.nn.ReLU(), "gelu": torch.nn.GELU(), "gelu_tanh": torch.nn.GELU("tanh"), "silu": torch.nn.SiLU()}
 _TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.float64: "f64"}
 
 _library = torch.library.Library("ksauto", "DEF")
 _library.define("matmul(Tensor x, Tensor k, bool last=False) -> Tensor")
-_library.define("chain(Tensor x, Tensor[] factors, bool last=False, Tensor? bias=None) -> Tensor")
+_library.define("chain(Tensor x, Tensor[] factors, bool last=False, Tensor? bias=None, str? activation=None) -> Tensor")
 _library.define("grad_weights(Tensor x, Tensor dy, SymInt[] pattern, bool last=False) -> Tensor")
 
 
-def _device_of(tensor):
-    return "cpu" if tensor.device.type == "cpu" else f"cuda:{tensor.device.index}"
+@functools.lru_cache(maxsize=64)
+def _name_of(device):
+    return "cpu" if device.type == "cpu" else f"cuda:{device.index}"
 
 
 def _stream_of(tensor):
     return None if tensor.device.type == "cpu" else torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def _check_activation(activation):
+    if activation is not None and activation not in _ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; valid: None, {', '.join(_ACTIVATIONS)}")
 
 
 def _allows_tf32():
@@ -78,14 +89,19 @@ def _matmul_fake(x, k, last=False):
     return x.new_empty(_product_shape(x.shape, k.shape, last))
 
 
-def _chain_fake(x, factors, last=False, bias=None):
+def _chain_shape(x, factors, last, bias, activation):
+    _check_activation(activation)
     _check_alike(x, *factors, *(() if bias is None else (bias,)))
     shape = x.shape
     for k in reversed(factors):
         shape = _product_shape(shape, k.shape, last)
     if bias is not None and bias.shape != (shape[0 if last else -1],):
         raise RuntimeError(f"ksauto: the bias has shape {tuple(bias.shape)}; it must be {(shape[0 if last else -1],)}")
-    return x.new_empty(shape)
+    return shape
+
+
+def _chain_fake(x, factors, last=False, bias=None, activation=None):
+    return x.new_empty(_chain_shape(x, factors, last, bias, activation))
 
 
 def _block(k):
@@ -98,21 +114,38 @@ def _matmul(x, k, last=False):
     batch = y.numel() // (k.shape[0] * k.shape[1] * k.shape[3])
     if batch:
         x, block = x.contiguous(), _block(k)
-        context(_device_of(x)).run(_problem(x, k.shape, batch, last), "auto", x.data_ptr(), block.data_ptr(), y.data_ptr(),
-                                   _stream_of(x))
+        context(_name_of(x.device)).run(_problem(x, k.shape, batch, last), "auto", x.data_ptr(), block.data_ptr(),
+                                        y.data_ptr(), _stream_of(x))
     return y
 
 
-def _chain(x, factors, last=False, bias=None):
-    y = _chain_fake(x, factors, last, bias)
+def _prepare_chain(here, x, factors, last, bias, activation):
+    """What _chain keeps: the shape of the result, the planned chain (None for no samples), and whether it can read the weights
+    and the bias as they lie."""
+    made = _chain_shape(x, factors, last, bias, activation)
     batch = x.numel() // x.shape[0 if last else -1]
-    if batch:
-        x, blocks = x.contiguous(), [_block(k) for k in factors]
-        patterns = tuple(k.shape for k in factors)
-        chain = context(_device_of(x)).chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], _math(x))
-        bias = None if bias is None else bias.contiguous()
-        chain.run(x.data_ptr(), [block.data_ptr() for block in blocks], y.data_ptr(), _stream_of(x),
-                  None if bias is None else bias.data_ptr())
+    patterns = tuple(tuple(k.shape) for k in factors)
+    chain = here.chain(patterns, batch, _TYPES[x.dtype], ks.LAYOUTS[last], _math(x)) if batch else None
+    in_place = all(k.permute(0, 3, 1, 2).is_contiguous() for k in factors) and (bias is None or bias.is_contiguous())
+    return made, chain, in_place
+
+
+def _chain(x, factors, last=False, bias=None, activation=None):
+    # Checks and plans depend on no values: they are made once and kept, or a small product would take less time than they.
+    here = context(_name_of(x.device))
+    key = [x.shape, x.dtype, last, activation, _math(x)]
+    for k in factors:
+        key += (k.shape, k.stride(), k.dtype, k.device)
+    if bias is not None:
+        key += (bias.shape, bias.stride(), bias.dtype, bias.device)
+    made, chain, in_place = here.kept(tuple(key), _prepare_chain, here, x, factors, last, bias, activation)
+    y = x.new_empty(made)
+    if chain is not None:
+        x = x.contiguous()
+        if not in_place:
+            factors, bias = [_block(k) for k in factors], None if bias is None else bias.contiguous()
+        chain.run(x.data_ptr(), [k.data_ptr() for k in factors], y.data_ptr(), _stream_of(x),
+                  None if bias is None else bias.data_ptr(), activation)
     return y
 
 
@@ -136,8 +169,8 @@ def _grad_weights(x, dy, pattern, last=False):
     if batch == 0:
         return dk.zero_()
     x, dy = x.contiguous(), dy.contiguous()
-    context(_device_of(x)).grad_weights(_problem(x, tuple(pattern), batch, last), x.data_ptr(), dy.data_ptr(), dk.data_ptr(),
-                                        _stream_of(x))
+    context(_name_of(x.device)).grad_weights(_problem(x, tuple(pattern), batch, last), x.data_ptr(), dy.data_ptr(),
+                                             dk.data_ptr(), _stream_of(x))
     return dk
 
 
@@ -207,34 +240,59 @@ def _as_autocast_wants(x, factors, bias):
     return x, factors, bias
 
 
-def _product(x, factors, bias, last):
-    """By all factors, and the bias behind them if there is one; planned as one where no gradient is wanted."""
-    tensors = (x, *factors) if bias is None else (x, *factors, bias)
-    alike = bias is None or bias.dtype == x.dtype
-    if alike and len(tensors) > 2 and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-        return torch.ops.ksauto.chain(x, factors, last, bias)
+def _wants_gradient(x, factors, bias):
+    return torch.is_grad_enabled() and (x.requires_grad or any(factor.requires_grad for factor in factors)
+                                        or (bias is not None and bias.requires_grad))
+
+
+def _product(x, factors, bias, last, activation=None):
+    """By all factors, then the bias and the activation, if there are such; planned as one where no gradient is wanted."""
+    several = len(factors) > 1 or bias is not None or activation is not None
+    if several and (bias is None or bias.dtype == x.dtype) and not _wants_gradient(x, factors, bias):
+        return torch.ops.ksauto.chain.default(x, factors, last, bias, activation)
     for factor in reversed(factors):
-        x = torch.ops.ksauto.matmul(x, factor, last)
-    if bias is None:
-        return x
-    return x + (bias.view(-1, *[1] * (x.dim() - 1)) if last else bias)
+        x = torch.ops.ksauto.matmul.default(x, factor, last)
+    if bias is not None:
+        x = x + (bias.view(-1, *[1] * (x.dim() - 1)) if last else bias)
+    return x if activation is None else _ACTIVATIONS[activation](x)
+
+
+def _seconds_of(calls, device, rounds=5, count=10):
+    """Of one of `count` calls in a row, the least of some rounds, for each of the calls in turns."""
+    wait = (lambda: None) if device.type == "cpu" else (lambda: torch.cuda.synchronize(device))
+    least = [math.inf] * len(calls)
+    for number in range(-1, rounds):  # the first to warm up
+        for index, call in enumerate(calls):
+            wait()
+            begun = time.perf_counter()
+            for _ in range(count):
+                call()
+            wait()
+            if number >= 0:
+                least[index] = min(least[index], (time.perf_counter() - begun) / count)
+    return tuple(least)
 
 
 class KSLinear(torch.nn.Module):
     """y = x * transpose(W) + bias with W = K_1 K_2 ... K_L, each K_i Kronecker-sparse: a drop-in for torch.nn.Linear.
 
-    patterns  those of K_1 ... K_L as the product is written: the last is applied to x first. (The lists in the paper's scripts
-              are in the order of application: reverse them.) Neighbours must fit, and the ends be in_features and out_features.
-    layout    "first": x is (..., in_features), as for torch.nn.Linear; "last": x is (in_features, ...).
+    patterns    those of K_1 ... K_L as the product is written: the last is applied to x first. (The lists in the paper's scripts
+                are in the order of application: reverse them.) Neighbours must fit, and the ends be in_features and
+                out_features.
+    layout      "first": x is (..., in_features), as for torch.nn.Linear; "last": x is (in_features, ...).
+    activation  None, "relu", "gelu", "gelu_tanh" or "silu": applied behind the bias.
 
     The parameters are factors[0] ... factors[L-1], of shape (a, b, c, d), and bias. A new layer's outputs have the variance
     that torch.nn.Linear's have."""
 
-    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, *, patterns, layout="first"):
+    def __init__(self, in_features, out_features, bias=True, device=None, dtype=None, *, patterns, layout="first",
+                 activation=None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.patterns = tuple(as_pattern(pattern) for pattern in patterns)
         self.last = ks.index("layout", ks.LAYOUTS, layout) == 1
+        _check_activation(activation)
+        self.activation = activation
         self._check_fit()
         like = torch.empty(0, device=device, dtype=dtype)
         self.factors = torch.nn.ParameterList(_new_weights(like, pattern) for pattern in self.patterns)
@@ -242,7 +300,7 @@ class KSLinear(torch.nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_factors(cls, factors, bias=None, weights="abcd", layout="first"):
+    def from_factors(cls, factors, bias=None, weights="abcd", layout="first", activation=None):
         """A layer that holds these tensors, K_1 ... K_L: of shape (a, b, c, d), as PyTorch code and the paper have them, or
         (a, d, b, c) where weights is "block"."""
         factors = [_in_block_order(factor.detach(), weights) for factor in factors]
@@ -251,18 +309,19 @@ class KSLinear(torch.nn.Module):
         a, b, _, d = factors[0].shape
         a_in, _, c_in, d_in = factors[-1].shape
         with torch.device("meta"):
-            layer = cls(a_in * c_in * d_in, a * b * d, bias is not None, patterns=[f.shape for f in factors], layout=layout)
+            layer = cls(a_in * c_in * d_in, a * b * d, bias is not None, patterns=[f.shape for f in factors], layout=layout,
+                        activation=activation)
         layer.factors = torch.nn.ParameterList(factors)
         layer.bias = None if bias is None else torch.nn.Parameter(bias.detach())
         return layer
 
     @classmethod
-    def from_dense(cls, linear, patterns, layout="first"):
+    def from_dense(cls, linear, patterns, layout="first", activation=None):
         """(layer, error): the layer of these patterns nearest to a torch.nn.Linear, or to a matrix, by ksauto.factorise."""
         weight, bias = (linear.weight, linear.bias) if isinstance(linear, torch.nn.Linear) else (linear, None)
         found = factorise(weight.detach().to("cpu", torch.float64).numpy(), patterns)
         factors = [torch.from_numpy(factor).to(weight.device, weight.dtype) for factor in found.factors]
-        return cls.from_factors(factors, bias, layout=layout), found.error
+        return cls.from_factors(factors, bias, layout=layout, activation=activation), found.error
 
     def _check_fit(self):
         sizes = [self.out_features]
@@ -287,10 +346,10 @@ class KSLinear(torch.nn.Module):
 
     def forward(self, x):
         # Not through the ParameterList itself, which looks each up by name, slowly.
-        return _product(*_as_autocast_wants(x, self.factors._parameters.values(), self.bias), self.last)
+        return _product(*_as_autocast_wants(x, self.factors._parameters.values(), self.bias), self.last, self.activation)
 
     def dense(self):
-        """W as a matrix of out_features x in_features; differentiable."""
+        """W as a matrix of out_features x in_features, without bias and activation; differentiable."""
         x = torch.eye(self.in_features, dtype=self.factors[0].dtype, device=self.factors[0].device)
         for factor in reversed(self.factors):
             x = torch.ops.ksauto.matmul(x, factor, False)
@@ -299,7 +358,7 @@ class KSLinear(torch.nn.Module):
     def predicted_s(self, batch, dtype=None):
         """The predicted times in seconds of the factors' products and of the dense matrix's, for so many samples."""
         factor = self.factors[0]
-        here, name = context(_device_of(factor)), _TYPES[dtype or factor.dtype]
+        here, name = context(_name_of(factor.device)), _TYPES[dtype or factor.dtype]
         layout = "last" if self.last else "first"
 
         math = "tf32" if name == "f32" and _allows_tf32() else "f32"
@@ -307,20 +366,37 @@ class KSLinear(torch.nn.Module):
         return (here.chain(self.patterns, batch, name, layout, math).predicted_s,
                 here.chain((dense,), batch, name, layout, math).predicted_s)
 
-    def for_inference(self, batch, dtype=None, allow_dense=True):
-        """This layer, or a torch.nn.Linear of the same matrix where that is predicted faster for so many samples a call (and
-        allow_dense, and the layout is "first"). For models whose weights stay as they are; layers in training keep factors."""
-        sparse_s, dense_s = self.predicted_s(batch, dtype)
-        if not allow_dense or self.last or sparse_s <= dense_s:
+    def measured_s(self, batch, dtype=None):
+        """The times in seconds of calls of this layer and of a dense one in its place, for so many samples, where no gradient is
+        wanted: bias, activation and what Python takes included. Sixty calls of each."""
+        layer = self if dtype in (None, self.factors[0].dtype) else copy.deepcopy(self).to(dtype)
+        dense, like = layer._as_dense(), layer.factors[0]
+        x = torch.randn(batch, self.in_features, device=like.device, dtype=like.dtype)
+        turned = x.t().contiguous() if self.last else x
+        with torch.no_grad():
+            return _seconds_of((lambda: layer(turned), lambda: dense(x)), like.device)
+
+    def for_inference(self, batch, dtype=None, allow_dense=True, measure=False):
+        """This layer, or a torch.nn.Linear of the same matrix (and its activation behind it) where that is predicted, or with measure
+        is measured, to be faster for so many samples a call (and allow_dense, and the layout is "first"). For models whose weights
+        stay as they are; layers in training keep factors."""
+        if not allow_dense or self.last:
             return self
+        sparse_s, dense_s = (self.measured_s if measure else self.predicted_s)(batch, dtype)
+        return self if sparse_s <= dense_s else self._as_dense()
+
+    def _as_dense(self):
         weight = self.dense().detach()
         linear = torch.nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         linear.weight = torch.nn.Parameter(weight.contiguous())
         if self.bias is not None:
             linear.bias = torch.nn.Parameter(self.bias.detach())
+        if self.activation is not None:
+            linear = torch.nn.Sequential(linear, copy.deepcopy(_ACTIVATIONS[self.activation]))
         return linear.train(self.training)
 
     def extra_repr(self):
         product = " ".join("({},{},{},{})".format(*pattern) for pattern in self.patterns)
         return (f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-                f"patterns={product}, layout={'last' if self.last else 'first'}")
+                f"patterns={product}, layout={'last' if self.last else 'first'}"
+                + (f", activation={self.activation}" if self.activation else ""))

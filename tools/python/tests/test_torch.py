@@ -9,6 +9,7 @@ import pathlib
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 try:
     import torch
@@ -66,6 +67,28 @@ class Operators(unittest.TestCase):
             self.assertEqual(torch.ops.ksauto.chain(x[:0], factors).shape, (0, 5, 144))
             with self.assertRaisesRegex(RuntimeError, "must be 48"):
                 torch.ops.ksauto.chain(x[..., :48], factors[:1] + factors[:1])
+            with self.assertRaisesRegex(ValueError, "activation is 'tanh'; valid: None, relu"):
+                torch.ops.ksauto.chain(mine, factors, last, bias, "tanh")
+
+    def test_chain_after_chain(self):
+        """What is kept of one call fits no other: each differs from the one before in one thing alone."""
+        wide = [cases.block_order(torch.randn(pattern)) for pattern in cases.CHAIN]
+        plain = [k.contiguous() for k in wide]
+        bias = torch.randn(144)
+        x = torch.randn(6, 96)
+        for x, factors, bias, activation in ((x, wide, None, None), (x, wide, bias, None), (x, wide, bias, "relu"),
+                                             (x, wide, bias, "gelu"), (x, plain, bias, "gelu"), (x.view(2, 3, 96), plain, bias, None),
+                                             (x[:5], wide, bias, None), (x.t().contiguous().t(), wide, bias, None),
+                                             (x.double(), [k.double() for k in wide], bias.double(), None),
+                                             (x, wide, torch.randn(288)[::2], None), (x, wide, bias, "silu")):
+            want = cases.einsum(cases.einsum(x.double(), factors[1].double()), factors[0].double())
+            want = cases.ACTIVATIONS[activation](want if bias is None else want + bias.double())
+            for _ in range(2):  # made, and kept
+                y = torch.ops.ksauto.chain(x, factors, False, bias, activation)
+                torch.testing.assert_close(y.double(), want, rtol=1e-4, atol=1e-4)
+                self.assertEqual(y.dtype, x.dtype)
+        with self.assertRaisesRegex(RuntimeError, "two types"):
+            torch.ops.ksauto.chain(x, [wide[0].double(), wide[1]])
 
     def test_batches_of_any_shape(self):
         x, k = cases.draw((2, 3, 5, 7), 12, torch.float32, "cpu")
@@ -155,6 +178,7 @@ class Layer(unittest.TestCase):
             self.assertEqual((again.in_features, again.out_features, again.patterns), (96, 144, made.patterns))
             torch.testing.assert_close(again(x), made(x), rtol=0, atol=0)
         self.assertIsNone(KSLinear.from_factors(plain).bias)
+        self.assertEqual(KSLinear.from_factors(plain, activation="relu").activation, "relu")
         with self.assertRaises(ValueError):
             KSLinear.from_factors(plain[::-1])
 
@@ -192,6 +216,11 @@ class Layer(unittest.TestCase):
         with torch.no_grad():  # the planned chain
             torch.testing.assert_close(torch.compile(made, backend="aot_eager", fullgraph=True)(x), made(x))
 
+    def test_activations(self):
+        cases.activations(self, "cpu")
+        with self.assertRaisesRegex(ValueError, "activation is 'tanh'"):
+            layer(activation="tanh")
+
     def test_for_inference(self):
         made, x = layer(), torch.randn(40, 96)
         sparse_s, dense_s = made.predicted_s(40)
@@ -200,6 +229,16 @@ class Layer(unittest.TestCase):
         taken = made.for_inference(40)
         self.assertEqual(isinstance(taken, torch.nn.Linear), dense_s < sparse_s)
         torch.testing.assert_close(taken(x), made(x), rtol=0, atol=1e-5)
+        sparse_s, dense_s = made.measured_s(40, torch.float64)
+        self.assertTrue(sparse_s > 0 and dense_s > 0)
+        for times, kind in (((1.0, 2.0), KSLinear), ((2.0, 1.0), torch.nn.Linear)):
+            with unittest.mock.patch.object(KSLinear, "measured_s", lambda *_: times):
+                self.assertIsInstance(made.for_inference(40, measure=True), kind)
+        self.assertTrue(min(layer(layout="last").measured_s(7)) > 0)
+        active = KSLinear(8, 8, patterns=[(8, 1, 1, 1), (1, 8, 8, 1)], activation="gelu")  # more work than its matrix
+        taken = active.for_inference(40)
+        self.assertIsInstance(taken[0], torch.nn.Linear)
+        torch.testing.assert_close(taken(x[:, :8]), active(x[:, :8]), rtol=0, atol=1e-5)
 
     def test_gradients(self):
         cases.gradients_agree(self, "cpu", torch.float32, 1e-5)

@@ -105,6 +105,9 @@ class Layer(unittest.TestCase):
             self.assertEqual(y.dtype, dtype)
             torch.testing.assert_close(y.float(), made(x), rtol=0, atol=0.05)
 
+    def test_activations(self):
+        cases.activations(self, GPU)
+
     def test_current_stream(self):
         """On a stream that waits: a product queued elsewhere would be done before its input is."""
         made, x = layer(), torch.randn(4096, 96, device=GPU)
@@ -192,8 +195,9 @@ class Layer(unittest.TestCase):
     def test_for_inference(self):
         made = KSLinear(1024, 1024, patterns=[(1, 32, 32, 32), (32, 32, 32, 1)], device=GPU, dtype=torch.float16)
         x = torch.randn(64, 1024, device=GPU, dtype=torch.float16)
-        taken = made.for_inference(64)
-        torch.testing.assert_close(taken(x).float(), made(x).float(), rtol=0, atol=0.02)
+        for measure in (False, True):
+            taken = made.for_inference(64, measure=measure)
+            torch.testing.assert_close(taken(x).float(), made(x).float(), rtol=0, atol=0.02)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from ksauto.torch import KSLinear, matmul
 
 PATTERNS = [(1, 1, 1, 1), (1, 5, 7, 1), (2, 3, 5, 7), (6, 16, 16, 1), (1, 16, 32, 16)]
 CHAIN = [(1, 24, 8, 6), (3, 16, 32, 1)]  # 96 -> 48 -> 144
+ACTIVATIONS = {None: lambda y: y, "relu": torch.relu, "silu": torch.nn.functional.silu, "gelu": torch.nn.functional.gelu,
+               "gelu_tanh": lambda y: torch.nn.functional.gelu(y, approximate="tanh")}
 ROUNDOFF = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-24, torch.float64: 2.0**-52}
 
 
@@ -62,6 +64,22 @@ def products(test, device):
                     assert_product(test, matmul(x, k), x, k)
                     assert_product(test, matmul(x, block_order(k)), x, k)
                     assert_product(test, matmul(x.t().contiguous(), block_order(k), last=True).t(), x, k)
+
+
+def activations(test, device):
+    """Of the layer in one planned product, of the same one with gradients, and compiled, against PyTorch's behind einsum."""
+    for activation, function in ACTIVATIONS.items():
+        torch.manual_seed(4)
+        layer = KSLinear(96, 144, patterns=CHAIN, activation=activation, device=device)
+        x = torch.randn(40, 96, device=device)
+        want = function(EinsumLinear(layer).double()(x.double())).float().detach()
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        for call in (layer, compiled):
+            torch.testing.assert_close(call(x), want, rtol=0, atol=1e-5)
+            with torch.no_grad():
+                torch.testing.assert_close(call(x), want, rtol=0, atol=1e-5)
+        test.assertTrue(layer(x).requires_grad)
+        torch.compiler.reset()  # or too many layers would be compiled from one place
 
 
 def gradients_agree(test, device, dtype, tolerance):
