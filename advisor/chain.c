@@ -398,8 +398,9 @@ static ks_status check_arrays(ks_chain *chain, const void *x, const void *const 
     return s;
 }
 
-/* A pair as two products: for arrays that are not aligned as its kernel wants them. */
-static ks_status run_apart(ks_context *ctx, const ks_problem pair[2], const ks_pair_args *args)
+/* A pair as two products, the second with the epilogue: of these kernels some finish their outputs themselves. */
+static ks_status run_apart(ks_context *ctx, const ks_problem pair[2], const ks_pair_args *args,
+                           const ks_epilogue *epilogue)
 {
     const void *from = args->x;
     void *between;
@@ -411,21 +412,25 @@ static ks_status run_apart(ks_context *ctx, const ks_problem pair[2], const ks_p
                            .x = from,
                            .k = args->k[f],
                            .y = f == 1 ? between : args->y,
-                           .stream = args->stream};
-        const ks_kernel *kernel;
-        s = ks_context_resolve(ctx, &pair[f], "auto", &kernel);
-        if (s == KS_OK) s = ks_context_run(ctx, &pair[f], kernel, &one);
+                           .stream = args->stream,
+                           .epilogue = f == 1 ? NULL : epilogue};
+        const ks_kernel *kernel =
+            one.epilogue ? ks_context_choose_with(ctx, &pair[f], epilogue) : ks_context_choose(ctx, &pair[f]);
+        s = kernel ? ks_context_run(ctx, &pair[f], kernel, &one)
+                   : ks_fail(KS_ERR_UNSUPPORTED, "no kernel supports this problem on \"%s\"", ctx->device.name);
         from = between;
     }
     return ks_context_give(ctx, between, args->stream, s);
 }
 
-static ks_status run_pair(ks_chain *chain, const pass *p, const ks_pair_args *args)
+/* By its kernel, but where arrays are not aligned as that wants them, or a pass for the epilogue would be needed behind it. */
+static ks_status run_pair(ks_chain *chain, const pass *p, const ks_pair_args *args, const ks_epilogue *epilogue)
 {
     ks_problem pair[2];
     pair_at(chain, p->factor, p->problem.layout, pair);
     const uintptr_t all = (uintptr_t)args->x | (uintptr_t)args->k[0] | (uintptr_t)args->k[1] | (uintptr_t)args->y;
-    return all % p->pair->alignment == 0 ? p->pair->run(pair, args) : run_apart(chain->ctx, pair, args);
+    const bool apart = epilogue || all % p->pair->alignment != 0;
+    return apart ? run_apart(chain->ctx, pair, args, epilogue) : p->pair->run(pair, args);
 }
 
 static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, const void *const *k, void *to,
@@ -435,7 +440,7 @@ static ks_status run_pass(ks_chain *chain, const pass *p, const void *from, cons
     ks_context *ctx = chain->ctx;
     if (p->pair) {
         const ks_pair_args args = {&ctx->device, from, {k[p->factor], k[p->factor + 1]}, to, stream};
-        return run_pair(chain, p, &args);
+        return run_pair(chain, p, &args, epilogue);
     }
     if (p->kernel) {
         ks_run_args args = {
@@ -453,8 +458,8 @@ ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, 
     return ks_chain_matmul_with(chain, x, k, y, NULL, stream);
 }
 
-/* An epilogue goes with the product of the first factor, the last to be applied; but a pair has none, and to add to y, all must
- * lie as y does: where that factor is in a pair, or is added after a transposition, the epilogue is a pass behind everything. */
+/* An epilogue goes with the product of the first factor, the last to be applied; but to add to y, all must lie as y does: where
+ * a transposition comes last, behind that. */
 ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
                                const ks_epilogue *epilogue, void *stream)
 {
@@ -469,20 +474,18 @@ ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const
     ks_status s = check_arrays(chain, x, k, y);
     if (s == KS_OK && epilogue) s = ks_epilogue_check(ctx, ends, epilogue, y, first_use);
     if (s != KS_OK) return s;
-    const pass *final = &chain->pass[chain->passes - 1],
-               *product_of_first = final->kernel || final->pair ? final : final - 1;
-    const bool adds = epilogue && epilogue->beta != 0;
-    const bool behind = epilogue && (product_of_first->pair || (adds && !final->kernel));
+    const pass *final = &chain->pass[chain->passes - 1];
+    const bool behind = epilogue && epilogue->beta != 0 && !final->kernel && !final->pair;
     const size_t passed = chain->buffer_bytes[0] + chain->buffer_bytes[1];
-    const size_t product = behind && adds ? (size_t)ks_y_count(ends) * ks_type_bytes(ends->type) : 0;
+    const size_t product = behind ? (size_t)ks_y_count(ends) * ks_type_bytes(ends->type) : 0;
     void *memory;
     s = ks_context_take(ctx, "a chain", passed + product, stream, &memory);
     if (s != KS_OK) return s;
     char *buffers[] = {memory, memory ? (char *)memory + chain->buffer_bytes[0] : NULL};
-    void *last = product ? (char *)memory + passed : y;
+    void *last = behind ? (char *)memory + passed : y;
     const void *from = x;
     for (int i = 0; s == KS_OK && i < chain->passes; i++) {
-        const bool with = !behind && chain->pass[i].kernel && chain->pass[i].factor == 0;
+        const bool with = !behind && (chain->pass[i].kernel || chain->pass[i].pair) && chain->pass[i].factor == 0;
         void *to = i + 1 < chain->passes ? buffers[i % 2] : last;
         s = run_pass(chain, &chain->pass[i], from, k, to, with ? epilogue : NULL, stream);
         from = to;

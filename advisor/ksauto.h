@@ -322,7 +322,8 @@ KS_API void ks_chain_close(ks_chain *chain); /* NULL is allowed */
  * comes from the context. */
 KS_API ks_status ks_chain_matmul(ks_chain *chain, const void *x, const void *const *k, void *y, void *stream);
 
-/* The same with an epilogue behind the last factor; NULL: none. The plan is made without it. */
+/* The same with an epilogue behind the last factor; NULL: none. The plan is made without it; where it does that factor together
+ * with another in one launch, they are then done by two. */
 KS_API ks_status ks_chain_matmul_with(ks_chain *chain, const void *x, const void *const *k, void *y,
                                       const ks_epilogue *epilogue, void *stream);
 
