@@ -48,16 +48,10 @@ static double larger(double a, double b)
 
 /* ---- the shapes, as fused2.cuh has them ------------------------------------------------------------------------------ */
 
-/* Elements in 16 bytes. */
-static int64_t chunk_of(const ks_problem *p)
-{
-    return 16 / (int64_t)ks_type_bytes(p->type);
-}
-
 /* Whether l's are taken in runs of a chunk. */
 static bool in_runs(const ks_problem *p)
 {
-    return p->d % chunk_of(p) == 0;
+    return p->d % PER_CHUNK == 0;
 }
 
 static bool has_shape(const ks_problem *p)
@@ -72,18 +66,17 @@ struct piece_shape {
 
 static piece_shape shape_of(const ks_problem *p, int rows)
 {
-    const int d = (int)(in_runs(p) ? chunk_of(p) : p->d);
+    const int d = (int)(in_runs(p) ? (int64_t)PER_CHUNK : p->d);
     return {d, d == 1 ? 2 : 1, d <= 2 ? 4 : 2, rows == 16 || d > 3 ? 1 : 2};
 }
 
 /* ---- cost ------------------------------------------------------------------------------------------------------------ */
 
-/* What the cost of a plan is made of, on an H100: fitted to 25 plans of 7 pairs in float16, all of which it meets to 15 %, and 22
- * to 7 %. They are bound by what warps issue. Other types' products are counted in float16's. */
-static const double launch_s = 4.4e-6, weights_s_per_byte = 1.16e-11, tile_s = 0.63e-6, round_of_copies_s = 0.125e-6;
-static const double instruction_s = 0.91e-9; /* of each of the four schedulers of a multiprocessor */
+/* What the cost of a plan is made of, on an H100: fitted to 47 measurements of 13 pairs, all of which it meets to 11 %. None of
+ * them is bound by memory: what warps issue, and how long copies take on the way to and from shared memory, is more. */
+static const double launch_s = 5.8e-6, round_of_copies_s = 0.147e-6;
+static const double instruction_s = 1.26e-9; /* of each of the four schedulers of a multiprocessor */
 static const double hopper_unit_bytes_per_s = 22e9, ampere_unit_bytes_per_s = 14e9;
-static const double float_products = 3, tf32_products = 1.4;
 
 /* Instructions that a product of a tile takes all schedulers. */
 static double instructions(const factor &f, const ks_problem *share, int rows)
@@ -91,26 +84,23 @@ static double instructions(const factor &f, const ks_problem *share, int rows)
     const piece_shape s = shape_of(share, rows);
     const int blocks = s.d * s.super_blocks, sums = blocks * s.m_tiles * s.columns * 4,
               operands = blocks * s.m_tiles * 8;
-    const double each = share->type != KS_F32 ? 1 : share->math == KS_MATH_TF32 ? tf32_products : float_products;
     const int64_t pieces = f.groups.by * rows / (16 * s.m_tiles);
-    return (double)(ks_ceil_div(pieces, WARPS) * WARPS) *
-           (100 + 3.5 * sums + f.planes * each * (60 + 3.4 * operands));
+    return (double)(ks_ceil_div(pieces, WARPS) * WARPS) * (100 + 3.5 * sums + f.planes * (60 + 3.4 * operands));
 }
 
 static double seconds_of(const plan &out, const ks_problem shares[2], const ks_problem pair[2],
                          const ks_device *device)
 {
     const arguments &a = out.args;
-    const double size = (double)ks_type_bytes(pair[0].type), units = device->units;
+    const double units = device->units;
     const double rate = units * (ks_cuda_arch(device) >= 90 ? hopper_unit_bytes_per_s : ampere_unit_bytes_per_s);
     const double bytes =
-        size * (double)(ks_x_count(&pair[1]) + ks_y_count(&pair[0]) + ks_k_count(&pair[0]) + ks_k_count(&pair[1]));
+        SIZE * (double)(ks_x_count(&pair[1]) + ks_y_count(&pair[0]) + ks_k_count(&pair[0]) + ks_k_count(&pair[1]));
     const double issued = instructions(a.f[0], &shares[1], a.rows) + instructions(a.f[1], &shares[0], a.rows);
-    const double copies = (double)a.rows * (a.x.features + a.y.features) * size / 16 / THREADS;
-    const double tile = tile_s + issued / 4 * instruction_s + copies * round_of_copies_s;
+    const double copies = (double)a.rows * (a.x.features + a.y.features) / PER_CHUNK / THREADS;
+    const double tile = issued / 4 * instruction_s + copies * round_of_copies_s;
     const double longest = (double)ks_ceil_div(a.units, out.blocks);
-    const double fills = (double)ks_ceil_div(a.units, out.blocks * a.n_tiles);
-    return launch_s + fills * a.k_bytes * weights_s_per_byte + larger(bytes / rate, longest * tile);
+    return launch_s + larger(bytes / rate, longest * tile);
 }
 
 /* ---- plans ----------------------------------------------------------------------------------------------------------- */
@@ -122,7 +112,7 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, int
     const piece_shape shape = shape_of(s, 16);
     const int64_t columns = 8 * shape.columns, whole = s->a * s->d * s->b;
     f->a = (int)s->a, f->b = (int)s->b, f->c = (int)s->c, f->d = (int)s->d;
-    f->planes = (int)ks_ceil_div(s->c * 16, chunk_of(s) * PLANE_ROW);
+    f->planes = (int)ks_ceil_div(s->c, STEP);
     /* The last piece's columns beyond b are read, too. */
     f->plane_bytes = (int)((whole + ks_round_up(s->b, columns) - s->b) * PLANE_ROW);
     f->k_outer = s->a * p->d * p->b, f->k_inner = run * p->b;
@@ -136,7 +126,7 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, int
 /* X or Y: `width` is the pattern's c or b. */
 static void fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t width, int64_t run, int64_t inners)
 {
-    const int64_t features = s->a * width * s->d, lanes = ks_min(features / chunk_of(p), THREADS);
+    const int64_t features = s->a * width * s->d, lanes = ks_min(features / PER_CHUNK, THREADS);
     x->row = p->a * width * p->d, x->outer = s->a * width * p->d, x->inner = run;
     x->features = (int)features;
     x->run = divide_by(inners > 1 ? run : features);
@@ -148,12 +138,11 @@ static void fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t
 static bool follow(int rows, int64_t outers, int64_t inners, const ks_problem pair[2], const ks_device *device,
                    plan *out)
 {
-    const int64_t size = (int64_t)ks_type_bytes(pair[0].type);
     const int64_t run = gcd(pair[0].d, pair[1].d) / inners;
     ks_problem s[2] = {pair[0], pair[1]};
     for (int q = 0; q < 2; q++) {
         s[q].a /= outers, s[q].d /= inners;
-        const int64_t planes = ks_ceil_div(s[q].c * size, PLANE_ROW), k_rows = s[q].a * s[q].d * s[q].b;
+        const int64_t planes = ks_ceil_div(s[q].c, STEP), k_rows = s[q].a * s[q].d * s[q].b;
         if (!has_shape(&s[q]) || planes > MOST_PLANES || planes * k_rows * PLANE_ROW > INT32_MAX / 4) return false;
     }
     const int64_t x_features = s[1].a * s[1].c * s[1].d, h_features = s[1].a * s[1].b * s[1].d;
@@ -169,7 +158,7 @@ static bool follow(int rows, int64_t outers, int64_t inners, const ks_problem pa
     a.rows = rows, a.inners = (int)inners;
     a.batch = pair[0].batch, a.n_tiles = ks_ceil_div(pair[0].batch, rows);
     a.units = outers * inners * a.n_tiles;
-    a.tile_pitch = (int)ks_round_up(widest * size, 128), a.h_pitch = (int)ks_round_up(h_features * size, 128);
+    a.tile_pitch = (int)ks_round_up(widest * SIZE, 128), a.h_pitch = (int)ks_round_up(h_features * SIZE, 128);
     a.tile_bytes = rows * a.tile_pitch;
     a.k_bytes = (int)ks_round_up(
         a.f[0].planes * (int64_t)a.f[0].plane_bytes + a.f[1].planes * (int64_t)a.f[1].plane_bytes, 128);
@@ -187,9 +176,9 @@ static bool is_a_pair(const ks_problem pair[2])
     const int64_t most = INT32_MAX / 64;
     for (int q = 0; q < 2; q++) {
         const ks_problem *p = &pair[q];
-        if (p->type == KS_F64 || p->layout != KS_BATCH_FIRST || p->b % 8 || p->c % 8 || p->a > most || p->b > most ||
-            p->c > most || p->d > most || p->a * p->d > most || p->a * p->d * p->b > most ||
-            p->a * p->d * p->c > most)
+        if ((p->type != KS_F16 && p->type != KS_BF16) || p->layout != KS_BATCH_FIRST || p->b % 8 || p->c % 8 ||
+            p->a > most || p->b > most || p->c > most || p->d > most || p->a * p->d > most ||
+            p->a * p->d * p->b > most || p->a * p->d * p->c > most)
             return false;
     }
     return true;
@@ -202,7 +191,7 @@ static bool make_plan(const ks_problem pair[2], const ks_device *device, plan *b
     if (device->backend != KS_CUDA || ks_cuda_arch(device) < 80 || !is_a_pair(pair)) return false;
     /* A slice is the narrowest there is or as many of these together; runs are 32 bytes, a sector, or more, unless all there is. */
     const int64_t common_a = gcd(pair[0].a, pair[1].a), common_d = gcd(pair[0].d, pair[1].d);
-    const int64_t sector = 2 * chunk_of(&pair[0]);
+    const int64_t sector = 2 * PER_CHUNK;
     for (int64_t inners = 1; inners <= ks_min(common_d, MOST_SLICES); inners++) {
         if (common_d % inners != 0 || (inners > 1 && common_d / inners % sector != 0)) continue;
         for (int64_t together = 1; together <= ks_min(common_a, MOST_SLICES); together++)
@@ -251,18 +240,6 @@ static double predicted_s(const ks_problem pair[2], const ks_device *device)
 
 /* ---- running --------------------------------------------------------------------------------------------------------- */
 
-static kernel_function kernel_of(const ks_problem *p, bool taller)
-{
-    switch (p->type) {
-    case KS_F16:
-        return kernel_for<ks_mma::f16>(taller);
-    case KS_BF16:
-        return kernel_for<ks_mma::bf16>(taller);
-    default:
-        return p->math == KS_MATH_TF32 ? kernel_for<ks_mma::tf32>(taller) : kernel_for<ks_mma::f32>(taller);
-    }
-}
-
 static ks_status run(const ks_problem pair[2], const ks_pair_args *args)
 {
     const plan *best = best_plan(pair, args->device);
@@ -270,7 +247,8 @@ static ks_status run(const ks_problem pair[2], const ks_pair_args *args)
     arguments a = best->args;
     a.f[0].k = static_cast<const char *>(args->k[1]), a.f[1].k = static_cast<const char *>(args->k[0]);
     a.x.at = static_cast<char *>(const_cast<void *>(args->x)), a.y.at = static_cast<char *>(args->y);
-    const kernel_function kernel = kernel_of(&pair[0], a.rows > 16);
+    const kernel_function kernel =
+        pair[0].type == KS_F16 ? kernel_for<ks_mma::f16>(a.rows > 16) : kernel_for<ks_mma::bf16>(a.rows > 16);
     int previous;
     ks_status s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;

@@ -1,4 +1,4 @@
-/* fused2.cuda's kernel: Y = (X * transpose(K2)) * transpose(K1), batch-first, in one launch on tensor cores.
+/* fused2.cuda's kernel: Y = (X * transpose(K2)) * transpose(K1), batch-first, in one launch on tensor cores, 2-byte types.
  *
  * Why. Two launches write what lies between the factors and read it again. Where both are bound by memory that is half of all
  * traffic: with Monarch's square factors 4 passes over the activations, here 2.
@@ -23,8 +23,9 @@
  * Tried and dropped, on an H100. Clusters of blocks that share the weights and write H into one another's shared memory: such
  * stores, 16 bytes each, go at 7 bytes a cycle, and Monarch's pair at n = 4096 took 1.4 times as long as two launches. Outputs
  * shared out among blocks that each do all of the first product: never faster. Y from registers straight to memory, and the
- * first product a tile ahead of the second: 3 % here, 20 % worse there. What limits it is what the warps have to issue: 3 in 5
- * cycles of a tile go by in products, memory is waited for in one of ten. */
+ * first product a tile ahead of the second: 3 % here, 20 % worse there. Twelve warps for eight: slower. Float32 by three TF32
+ * products: 0.4 to 0.95 times as fast as two launches at batch 25088. What limits it is what the warps have to issue: of a
+ * tile's time three quarters go by in products, and in a tenth memory is waited for. */
 #ifndef KS_FUSED2_CUH
 #define KS_FUSED2_CUH
 
@@ -33,7 +34,15 @@
 namespace ks_fused2
 {
 
-enum { WARPS = 8, THREADS = 32 * WARPS, PLANE_ROW = 64, MOST_FEATURES = 1 << 15 };
+enum {
+    WARPS = 8,
+    THREADS = 32 * WARPS,
+    SIZE = 2,
+    PER_CHUNK = 8,
+    STEP = 32,
+    PLANE_ROW = STEP * SIZE,
+    MOST_FEATURES = 1 << 15
+};
 
 /* value / by for values below 2^16. */
 struct divisor {
@@ -81,9 +90,8 @@ __device__ __forceinline__ int placed(int chunk, int row)
     return chunk ^ (fold & 7);
 }
 
-template <int SIZE> __device__ __forceinline__ int element_offset(int q, int row)
+__device__ __forceinline__ int element_offset(int q, int row)
 {
-    constexpr int PER_CHUNK = 16 / SIZE;
     return placed(q / PER_CHUNK, row) * 16 + q % PER_CHUNK * SIZE;
 }
 
@@ -101,12 +109,11 @@ template <int WORDS> __device__ __forceinline__ void store_words(char *to, const
  * or, RUNS, a multiple of the D values of a chunk. MT is 2 where tiles allow it and registers do. fused2.cu knows these, too. G: products of neighbouring j's. */
 template <class T_, int D_, int MT_> struct shape {
     using T = T_;
-    static constexpr int SIZE = T::size, PER_CHUNK = 16 / SIZE, PER_WORD = 4 / SIZE, STEP = PLANE_ROW / SIZE;
     static constexpr bool RUNS = D_ == PER_CHUNK;
     static constexpr int D = D_, MT = D > 3 ? 1 : MT_, NT = D <= 2 ? 4 : 2;
     static constexpr int I = D == 1 ? 2 : 1, BLOCKS = I * D;
     static constexpr int G = D * 8 <= PER_CHUNK ? 4 : D * 4 <= PER_CHUNK ? 2 : 1;
-    static constexpr int STORED = RUNS ? 4 : 2 * G * D / PER_WORD; /* words of a lane's neighbouring results */
+    static constexpr int STORED = RUNS ? 4 : G * D; /* words of a lane's neighbouring results */
     static constexpr int WORDS = STORED % 4 == 0 ? 4 : STORED % 2 == 0 ? 2 : 1;
 
     /* Which j, from the first, column c of product `tile` stands for. */
@@ -122,20 +129,15 @@ template <class S>
 __device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_at, int row, int chunk, int step)
 {
     if constexpr (S::RUNS) {
-        uint32_t r[S::PER_CHUNK][4];
+        uint32_t r[PER_CHUNK][4];
 #pragma unroll
-        for (int k = 0; k < S::PER_CHUNK; k++)
-            ks_mma::load_words<4>(r[k], row_at + placed(chunk + k * step, row) * 16);
+        for (int k = 0; k < PER_CHUNK; k++) ks_mma::load_words<4>(r[k], row_at + placed(chunk + k * step, row) * 16);
 #pragma unroll
         for (int w = 0; w < 4; w++)
 #pragma unroll
             for (int q = 0; q < 4; q++) {
-                if constexpr (S::SIZE == 2) {
-                    a[2 * w][q] = ks_mma::low_halves(r[2 * q][w], r[2 * q + 1][w]);
-                    a[2 * w + 1][q] = ks_mma::high_halves(r[2 * q][w], r[2 * q + 1][w]);
-                } else {
-                    a[w][q] = r[q][w];
-                }
+                a[2 * w][q] = ks_mma::low_halves(r[2 * q][w], r[2 * q + 1][w]);
+                a[2 * w + 1][q] = ks_mma::high_halves(r[2 * q][w], r[2 * q + 1][w]);
             }
     } else {
         uint32_t w[4 * S::D];
@@ -145,8 +147,7 @@ __device__ __forceinline__ void read_x(uint32_t (&a)[S::D][4], const char *row_a
         for (int l = 0; l < S::D; l++)
 #pragma unroll
             for (int q = 0; q < 4; q++)
-                a[l][q] = S::SIZE == 2 && S::D > 1 ? ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1))
-                                                   : w[l + S::D * q];
+                a[l][q] = S::D == 1 ? w[q] : ks_mma::halves(w, l + S::D * 2 * q, l + S::D * (2 * q + 1));
     }
 }
 
@@ -157,42 +158,13 @@ struct piece {
 
 template <class S> using sums = float[S::BLOCKS][S::MT][S::NT][4];
 
-/* Output (row, j) of block i * d + l anew, without splitting numbers in two: Inf has no second part, and makes NaN of it. */
-template <class S>
-__device__ __noinline__ float one_output(const factor &f, const char *from, int pitch, const char *ks, int row, int i,
-                                         int j, int l)
-{
-    float sum = 0;
-    for (int k = 0; k < f.c; k++) {
-        const char *const x = from + row * pitch + element_offset<4>((i * f.c + k) * f.d + l, row);
-        const char *const w =
-            ks + k / S::STEP * f.plane_bytes + ((i * f.d + l) * f.b + j) * PLANE_ROW + k % S::STEP * 4;
-        sum = fmaf(*reinterpret_cast<const float *>(x), *reinterpret_cast<const float *>(w), sum);
-    }
-    return sum;
-}
-
-template <class S>
-__device__ __forceinline__ void rescue(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
-                                       const piece &own, int g, int t)
-{
-#pragma unroll
-    for (int q = 0; q < S::BLOCKS * S::MT * S::NT * 4; q++) {
-        const int u = q / 4 / S::NT / S::MT, m = q / 4 / S::NT % S::MT, n = q / 4 % S::NT, e = q % 4;
-        const int i = own.i + u / S::D, j = own.j0 + S::column(n, 2 * t + e % 2);
-        float &v = acc[u][m][n][e];
-        if (v != v && j < f.b && i < f.a)
-            v = one_output<S>(f, from, pitch, ks, own.row0 + m * 16 + e / 2 * 8 + g, i, j, own.l0 + u % S::D);
-    }
-}
-
 /* acc[block][m-tile][n-tile] = X * K^T. */
 template <class S>
 __device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char *from, int pitch, const char *ks,
                                        const piece &own, int g, int t)
 {
     using T = typename S::T;
-    constexpr int D = S::D, I = S::I, MT = S::MT, NT = S::NT, E = S::PER_CHUNK;
+    constexpr int D = S::D, I = S::I, MT = S::MT, NT = S::NT, E = PER_CHUNK;
     const int step = S::RUNS ? f.d / E : 0; /* from k to k + 1, in chunks */
     const char *const x_own = from + (own.row0 + g) * pitch;
     int chunk0[I], k_row[I];
@@ -207,7 +179,7 @@ __device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char
 
     for (int s = 0; s < f.planes; s++) {
         uint32_t a[MT][2][I][D][4];
-        if (s * S::STEP + E * t < f.c) {
+        if (s * STEP + E * t < f.c) {
 #pragma unroll
             for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -215,7 +187,7 @@ __device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char
 #pragma unroll
                     for (int v = 0; v < I; v++)
                         read_x<S>(a[m][half][v], x_own + (m * 16 + half * 8) * pitch, g,
-                                  chunk0[v] + s * (S::RUNS ? S::STEP * step : 4 * D), step);
+                                  chunk0[v] + s * (S::RUNS ? STEP * step : 4 * D), step);
         } else {
 #pragma unroll
             for (int q = 0; q < MT * 2 * S::BLOCKS * 4; q++) (&a[0][0][0][0][0])[q] = 0;
@@ -245,15 +217,6 @@ __device__ __forceinline__ void sum_up(sums<S> &acc, const factor &f, const char
     }
 }
 
-/* Two neighbouring results, or one, as a word of the type. */
-template <class T, class F> __device__ __forceinline__ uint32_t word_of(int w, const F &value)
-{
-    if constexpr (T::size == 2)
-        return T::pack(value(2 * w), value(2 * w + 1));
-    else
-        return __float_as_uint(value(w));
-}
-
 /* A lane's results of row half * 8 + g of m-tile m and super-block own.i + v, to where that row begins. */
 template <class S>
 __device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, const piece &own, int v, int m, int half,
@@ -275,12 +238,11 @@ __device__ __forceinline__ void put_row(const sums<S> &acc, const factor &f, con
             };
             uint32_t words[S::STORED];
 #pragma unroll
-            for (int w = 0; w < S::STORED; w++) words[w] = word_of<T>(w, value);
+            for (int w = 0; w < S::STORED; w++) words[w] = T::pack(value(2 * w), value(2 * w + 1));
             if (j < f.b)
 #pragma unroll
                 for (int w = 0; w < S::STORED; w += S::WORDS)
-                    store_words<S::WORDS>(
-                        to + element_offset<S::SIZE>((i * f.b + j) * f.d + own.l0 + w * S::PER_WORD, row), words + w);
+                    store_words<S::WORDS>(to + element_offset((i * f.b + j) * f.d + own.l0 + 2 * w, row), words + w);
         }
 }
 
@@ -301,7 +263,6 @@ __device__ __forceinline__ void multiply(const factor &f, const char *from, int 
         }
         sums<S> acc;
         sum_up<S>(acc, f, from, from_pitch, ks, own, g, t);
-        if constexpr (S::T::may_lose_infinity) rescue<S>(acc, f, from, from_pitch, ks, own, g, t);
 #pragma unroll
         for (int m = 0; m < S::MT; m++)
 #pragma unroll
@@ -329,12 +290,12 @@ __device__ __forceinline__ void multiply_by(const factor &f, const char *from, i
     case 6:
         return multiply<shape<T, 6, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     default:
-        return multiply<shape<T, 16 / T::size, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
+        return multiply<shape<T, PER_CHUNK, MT>>(f, from, from_pitch, ks, rows, to, to_pitch);
     }
 }
 
 /* A slice's rows of K into shared memory. */
-template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
+static __device__ __forceinline__ void load_k(const factor &f, char *to, int64_t first_row)
 {
     const int chunks = f.planes * 4, step = THREADS / chunks; /* chunks of a row */
     const int chunk = threadIdx.x % chunks, row0 = threadIdx.x / chunks;
@@ -351,7 +312,7 @@ template <int SIZE> __device__ __forceinline__ void load_k(const factor &f, char
 }
 
 /* Calls body(chunk, row, offset) for each of this thread's chunks of a tile: where that is in memory, from the tile on, in bytes. */
-template <int SIZE, class F> __device__ __forceinline__ void each_chunk(const side &s, int rows, const F &body)
+template <class F> __device__ __forceinline__ void each_chunk(const side &s, int rows, const F &body)
 {
     const int row0 = quotient(threadIdx.x, s.lanes), lanes = static_cast<int>(s.lanes.by);
     if (row0 >= s.rows) return;
@@ -367,7 +328,6 @@ template <int SIZE, class F> __device__ __forceinline__ void each_chunk(const si
 template <class T, int MT>
 __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant__ arguments p)
 {
-    constexpr int SIZE = T::size;
     extern __shared__ __align__(128) char memory[];
     char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes, *const tiles = memory + p.k_bytes;
     char *const h = tiles + 2 * p.tile_bytes;
@@ -378,8 +338,8 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
         const int64_t slice = unit / p.n_tiles, tile0 = unit % p.n_tiles;
         const int64_t count = min(p.n_tiles - tile0, end - unit);
         const int64_t inner = slice % p.inners, outer = slice / p.inners;
-        load_k<SIZE>(p.f[0], memory, outer * p.f[0].k_outer + inner * p.f[0].k_inner);
-        load_k<SIZE>(p.f[1], k1, outer * p.f[1].k_outer + inner * p.f[1].k_inner);
+        load_k(p.f[0], memory, outer * p.f[0].k_outer + inner * p.f[0].k_inner);
+        load_k(p.f[1], k1, outer * p.f[1].k_outer + inner * p.f[1].k_inner);
         const auto first_of = [&](const side &s) {
             return s.at + (outer * s.outer + inner * s.inner + tile0 * p.rows * s.row) * SIZE;
         };
@@ -392,7 +352,7 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
         const auto fetch = [&](int64_t tile) {
             const char *const from = x + tile * p.rows * p.x.row * SIZE;
             if (tile < count)
-                each_chunk<SIZE>(p.x, p.rows, [&](int chunk, int row, int64_t offset) {
+                each_chunk(p.x, p.rows, [&](int chunk, int row, int64_t offset) {
                     const bool there = tile * p.rows + row < left; /* else zeros */
                     ks_mma::copy16(ks_mma::shared_address(place_of(tile, chunk, row)), there ? from + offset : x,
                                    there);
@@ -409,7 +369,7 @@ __global__ void __launch_bounds__(THREADS, 1) pair_kernel(const __grid_constant_
             __syncthreads();
             multiply_by<T, MT>(p.f[1], h, p.h_pitch, k1, p.rows, now, p.tile_pitch);
             __syncthreads();
-            each_chunk<SIZE>(p.y, p.rows, [&](int chunk, int row, int64_t offset) {
+            each_chunk(p.y, p.rows, [&](int chunk, int row, int64_t offset) {
                 if (tile * p.rows + row < left)
                     *reinterpret_cast<uint4 *>(to + offset) =
                         *reinterpret_cast<const uint4 *>(place_of(tile, chunk, row));
@@ -429,11 +389,9 @@ template <class T> kernel_function kernel_for(bool taller)
     return taller ? pair_kernel<T, 2> : pair_kernel<T, 1>;
 }
 
-/* Compiled once for each type and math. */
+/* Compiled once for each type. */
 extern template kernel_function kernel_for<ks_mma::f16>(bool);
 extern template kernel_function kernel_for<ks_mma::bf16>(bool);
-extern template kernel_function kernel_for<ks_mma::f32>(bool);
-extern template kernel_function kernel_for<ks_mma::tf32>(bool);
 
 } // namespace ks_fused2
 

@@ -1,4 +1,4 @@
-/* fused2.cuda's kernels for 2-byte types. */
+/* fused2.cuda's kernels. */
 #include "fused2.cuh"
 
 namespace ks_fused2
