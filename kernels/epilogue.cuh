@@ -169,27 +169,29 @@ template <int FIRST, int END, class F> __device__ __forceinline__ void with_inde
 }
 
 /* All sums that a thread has, in place; the first'th feature plus whose(q) is that of sum q (of a sum that is outside of Y, any
- * that is there). Bias and ReLU are a line or two of code for each sum. Of the other activations there is code for CHUNK sums,
- * which all sums go through. (Loads of the bias are plain ones: those of __ldg were made before it was known whether there is
- * one.) */
-template <class E, int CHUNK, int COUNT, class R, class F>
+ * that is there). Of activations but ReLU there is code for CHUNK sums, which all sums go through; bias and ReLU are a line or
+ * two of code for each sum where it is STRAIGHT, which is faster, but takes more registers: else they go through chunks, too.
+ * (Loads of the bias are plain ones: those of __ldg were made before it was known whether there is one.) */
+template <class E, int CHUNK, bool STRAIGHT = true, int COUNT, class R, class F>
 __device__ __forceinline__ void finish_sums(const epilogue<R> &f, R (&sums)[COUNT], int64_t first, const F &whose)
 {
     constexpr int chunks = COUNT / CHUNK;
     static_assert(COUNT % CHUNK == 0, "whole chunks");
-    if (f.bias) {
-        const E *const bias = static_cast<const E *>(f.bias) + first;
+    if constexpr (STRAIGHT) {
+        if (f.bias) {
+            const E *const bias = static_cast<const E *>(f.bias) + first;
 #pragma unroll
-        for (int q = 0; q < COUNT; q++) sums[q] = f.alpha * sums[q] + widened(bias[whose(q)]);
-    } else {
+            for (int q = 0; q < COUNT; q++) sums[q] = f.alpha * sums[q] + widened(bias[whose(q)]);
+        } else {
 #pragma unroll
-        for (int q = 0; q < COUNT; q++) sums[q] *= f.alpha;
-    }
-    if (f.activation == KS_NO_ACTIVATION) return;
-    if (f.activation == KS_RELU) {
+            for (int q = 0; q < COUNT; q++) sums[q] *= f.alpha;
+        }
+        if (f.activation == KS_NO_ACTIVATION) return;
+        if (f.activation == KS_RELU) {
 #pragma unroll
-        for (int q = 0; q < COUNT; q++) sums[q] = relu(sums[q]);
-        return;
+            for (int q = 0; q < COUNT; q++) sums[q] = relu(sums[q]);
+            return;
+        }
     }
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk++) {
@@ -198,6 +200,17 @@ __device__ __forceinline__ void finish_sums(const epilogue<R> &f, R (&sums)[COUN
 #pragma unroll
             for (int q = 0; q < CHUNK; q++) v[q] = sums[decltype(index)::value * CHUNK + q];
         });
+        if constexpr (!STRAIGHT) {
+#pragma unroll
+            for (int q = 0; q < CHUNK; q++) v[q] *= f.alpha;
+            if (f.bias)
+#pragma unroll
+                for (int q = 0; q < CHUNK; q++)
+                    v[q] += widened(static_cast<const E *>(f.bias)[first + whose(chunk * CHUNK + q)]);
+            if (f.activation == KS_RELU)
+#pragma unroll
+                for (int q = 0; q < CHUNK; q++) v[q] = relu(v[q]);
+        }
         smooth(f.activation, v);
         with_index<0, chunks>(chunk, [&](auto index) {
 #pragma unroll

@@ -114,8 +114,9 @@ __device__ __forceinline__ void finish(float (&acc)[S::LW][S::MT][S::NT][4], con
         const int j = wj * 8 * S::NT + S::column(q / 4 % S::NT, 2 * t + q % 2);
         return (at.j0 + j < p.b ? j * p.d : 0) + l0 + q / (4 * S::NT * S::MT);
     };
-    ks_cuda::finish_sums<typename S::T::scalar, chunk>(p.finish, reinterpret_cast<float(&)[count]>(acc),
-                                                       feature_of<S>(p, at), whose);
+    constexpr bool straight = S::READER != VECTOR; /* whose shapes have no registers to spare */
+    ks_cuda::finish_sums<typename S::T::scalar, chunk, straight>(p.finish, reinterpret_cast<float(&)[count]>(acc),
+                                                                 feature_of<S>(p, at), whose);
 }
 
 /* Takes this lane's NaNs of a tile anew, in float32 by ordinary units: splitting an infinite operand makes a NaN that may

@@ -98,12 +98,12 @@ def line(found, batch):
 
 def summary(rows):
     """By type: the planned chain's time as a share of every other's, and the worst of what for_inference takes."""
-    print("\ngeometric means of planned's time as a share of the others'; the worst of what is taken, as a share of dense")
+    print("\nplanned's time by others', geometric means (of how many); the worst of what is taken, by dense's")
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         here = [row["graph"] for row in rows if row["dtype"] == dtype]
         shares = {way: [math.log(g["planned"] / g[way]) for g in here if way in g] for way in WAYS[:-1]}
         worst = max(row["graph"][row["takes"]] / row["graph"]["dense"] for row in rows if row["dtype"] == dtype)
-        print(f"  {dtype:5} " + ", ".join(f"{way} {math.exp(sum(logs) / len(logs)):.3f} (of {len(logs)})"
+        print(f"  {dtype:5} " + ", ".join(f"{way} {math.exp(sum(logs) / len(logs)):.3f} ({len(logs)})"
                                           for way, logs in shares.items() if logs) + f"; taken {worst:.3f}")
 
 

@@ -13,7 +13,6 @@ The whole forward pass is timed, medians of --runs replays of a CUDA graph and o
     einsum    the KSLinears' factors by torch.einsum
     ks        KSLinears; in ViT the GELU between two of them is the first one's activation
     ks+dense  what KSLinear.for_inference makes of them: dense layers where those are predicted faster
-    measured  the same where they are measured to be faster, by plain calls
 
 All but dense compute the same function; the largest difference to einsum is printed."""
 
@@ -63,12 +62,11 @@ class Attention(torch.nn.Module):
         q, k, v = (layer(x).view(*x.shape[:2], self.theirs.num_heads, -1).transpose(1, 2) for layer in self.qkv)
         return self.theirs.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def for_inference(self, rows, measure):
-        """Or timm's, with one dense layer for the three, where that is predicted, or measured, to be faster."""
+    def for_inference(self, rows):
+        """Or timm's, with one dense layer for the three, where that is predicted faster."""
         one = self.theirs.qkv
         dense = KSLinear.from_factors([one.weight[None, :, :, None]])
-        of_one, of_each = (layer.measured_s(rows) if measure else layer.predicted_s(rows) for layer in (dense, self.qkv[0]))
-        if 3 * of_each[0] <= of_one[1]:
+        if 3 * self.qkv[0].predicted_s(rows)[0] <= dense.predicted_s(rows)[1]:
             return self
         with torch.no_grad():
             one.weight.copy_(torch.cat([layer.dense() for layer in self.qkv]))
@@ -113,16 +111,13 @@ def variants_of(model, replace, rows, dtype):
     dense = copy.deepcopy(model).to(dtype)
     replace(model)
     ks = model.to(dtype)
-    by_einsum = copy.deepcopy(ks)
+    by_einsum, allowed = copy.deepcopy(ks), copy.deepcopy(ks)
     for parent, name, layer in places(by_einsum, KSLinear):
         setattr(parent, name, EinsumLinear(layer))
-    models = {"dense": dense, "einsum": by_einsum, "ks": ks}
-    for title, measure in (("ks+dense", False), ("measured", True)):
-        models[title] = allowed = copy.deepcopy(ks)
-        for kind in Attention, KSLinear:
-            for parent, name, module in places(allowed, kind):
-                setattr(parent, name, module.for_inference(rows, measure=measure))
-    return models
+    for kind in Attention, KSLinear:
+        for parent, name, module in places(allowed, kind):
+            setattr(parent, name, module.for_inference(rows))
+    return {"dense": dense, "einsum": by_einsum, "ks": ks, "ks+dense": allowed}
 
 
 def written(patterns):

@@ -12,7 +12,6 @@ gradient is wanted the library adds the bias and applies the activation, else op
 import copy
 import functools
 import math
-import time
 
 import torch
 
@@ -257,22 +256,6 @@ def _product(x, factors, bias, last, activation=None):
     return x if activation is None else _ACTIVATIONS[activation](x)
 
 
-def _seconds_of(calls, device, rounds=5, count=10):
-    """Of one of `count` calls in a row, the least of some rounds, for each of the calls in turns."""
-    wait = (lambda: None) if device.type == "cpu" else (lambda: torch.cuda.synchronize(device))
-    least = [math.inf] * len(calls)
-    for number in range(-1, rounds):  # the first to warm up
-        for index, call in enumerate(calls):
-            wait()
-            begun = time.perf_counter()
-            for _ in range(count):
-                call()
-            wait()
-            if number >= 0:
-                least[index] = min(least[index], (time.perf_counter() - begun) / count)
-    return tuple(least)
-
-
 class KSLinear(torch.nn.Module):
     """y = x * transpose(W) + bias with W = K_1 K_2 ... K_L, each K_i Kronecker-sparse: a drop-in for torch.nn.Linear.
 
@@ -366,26 +349,13 @@ class KSLinear(torch.nn.Module):
         return (here.chain(self.patterns, batch, name, layout, math).predicted_s,
                 here.chain((dense,), batch, name, layout, math).predicted_s)
 
-    def measured_s(self, batch, dtype=None):
-        """The times in seconds of calls of this layer and of a dense one in its place, for so many samples, where no gradient is
-        wanted: bias, activation and what Python takes included. Sixty calls of each."""
-        layer = self if dtype in (None, self.factors[0].dtype) else copy.deepcopy(self).to(dtype)
-        dense, like = layer._as_dense(), layer.factors[0]
-        x = torch.randn(batch, self.in_features, device=like.device, dtype=like.dtype)
-        turned = x.t().contiguous() if self.last else x
-        with torch.no_grad():
-            return _seconds_of((lambda: layer(turned), lambda: dense(x)), like.device)
-
-    def for_inference(self, batch, dtype=None, allow_dense=True, measure=False):
-        """This layer, or a torch.nn.Linear of the same matrix (and its activation behind it) where that is predicted, or with measure
-        is measured, to be faster for so many samples a call (and allow_dense, and the layout is "first"). For models whose weights
-        stay as they are; layers in training keep factors."""
-        if not allow_dense or self.last:
+    def for_inference(self, batch, dtype=None, allow_dense=True):
+        """This layer, or a torch.nn.Linear of the same matrix (and its activation behind it) where that is predicted faster for so
+        many samples a call (and allow_dense, and the layout is "first"). For models whose weights stay as they are; layers in
+        training keep factors."""
+        sparse_s, dense_s = self.predicted_s(batch, dtype)
+        if not allow_dense or self.last or sparse_s <= dense_s:
             return self
-        sparse_s, dense_s = (self.measured_s if measure else self.predicted_s)(batch, dtype)
-        return self if sparse_s <= dense_s else self._as_dense()
-
-    def _as_dense(self):
         weight = self.dense().detach()
         linear = torch.nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         linear.weight = torch.nn.Parameter(weight.contiguous())
