@@ -64,6 +64,8 @@ def furnish(folder, ksauto):
     os.mkdir(os.path.join(folder, "tools"))
     with open(os.path.join(folder, "tools", "panel-cpu.csv"), "w", encoding="utf-8") as out:
         out.write("a,b,c,d,batch,dtype,layout\n1,8,8,1,4,f32,first\n2,8,8,3,16,f32,last\n")
+    with open(os.path.join(folder, "tools", "panel-chains.txt"), "w", encoding="utf-8") as out:
+        out.write("f32 first 8 4,4,4,1 1,4,4,4\n")
     write_npy(os.path.join(folder, "X.npy"), 2 * 6 * 64)
     write_npy(os.path.join(folder, "K.npy"), 6 * 64 * 64)
     row = "1,2,3,4,5,f32,first,Some CPU,fused.cpu,fused,1.5e-05,,9,KS_OK\n"
