@@ -234,6 +234,28 @@ __device__ __forceinline__ void finish(const arguments &p, float (&acc)[S::L][S:
                                                        static_cast<int64_t>(at.i) * p.b * p.d, whose);
 }
 
+/* The lanes that share a strip: a warp, in HALVES both groups' warps of that number. Waits for them all; whether it is so for
+ * any. */
+template <class S> __device__ __forceinline__ void together(int warp)
+{
+    if (S::HALVES)
+        asm volatile("bar.sync %0, 64;" ::"r"(1 + warp) : "memory");
+    else
+        __syncwarp();
+}
+
+template <class S> __device__ __forceinline__ bool for_any(int warp, bool so)
+{
+    if (!S::HALVES) return __any_sync(0xffffffffu, so);
+    int any;
+    asm volatile("{\n.reg .pred one, any;\nsetp.ne.b32 one, %1, 0;\nbar.red.or.pred any, %2, 64, one;\n"
+                 "selp.b32 %0, 1, 0, any;\n}"
+                 : "=r"(any)
+                 : "r"(static_cast<int>(so)), "r"(1 + warp)
+                 : "memory");
+    return any;
+}
+
 /* This group's results of a unit to Y. Says whether this lane has a NaN among them. */
 template <class S>
 __device__ __forceinline__ bool store(const arguments &p, const float (&acc)[S::L][S::NT][4], char *staging,
@@ -243,12 +265,6 @@ __device__ __forceinline__ bool store(const arguments &p, const float (&acc)[S::
     const int g = lane / 4, t = lane % 4;
     const int row0 = at.n + (S::HALVES ? 0 : group * 64) + warp * 16;
     char *const strips = staging + (S::HALVES ? warp : group * 4 + warp) * 2 * S::strip_bytes;
-    const auto together = [&] {
-        if (S::HALVES)
-            asm volatile("bar.sync %0, 64;" ::"r"(1 + warp) : "memory");
-        else
-            __syncwarp();
-    };
     constexpr int copies = S::SECTORS ? 1 : S::out_n / S::out_j;
     const bool sends = lane < copies && (!S::HALVES || group == 0);
     bool lost = false;
@@ -257,7 +273,7 @@ __device__ __forceinline__ bool store(const arguments &p, const float (&acc)[S::
         const int half = part / (S::N / S::out_n), c0 = part % (S::N / S::out_n) * S::out_n / 8, n = row0 + half * 8;
         char *const own = strips + part % 2 * S::strip_bytes;
         if (sends) copies_out_read<1>();
-        together();
+        together<S>(warp);
 #pragma unroll
         for (int c = 0; c < S::out_n / 8; c++) {
             float v[2][S::L]; /* two columns' l's */
@@ -301,7 +317,7 @@ __device__ __forceinline__ bool store(const arguments &p, const float (&acc)[S::
             }
         }
         ks_mma::group_publish();
-        together();
+        together<S>(warp);
         if (sends) {
             const int j = at.j + c0 * 8;
             if (S::SECTORS)
@@ -397,9 +413,9 @@ __device__ __forceinline__ void consume(const arguments &p, char *stages, char *
         const corner at = corner_of<S>(p, unit, rank);
         if (__builtin_expect(p.finish.asked, false)) finish<S>(p, acc, at, group, t);
         const bool lost = store<S>(p, acc, staging, at, group, warp, lane);
-        if (S::T::may_lose_infinity && __any_sync(0xffffffffu, lost)) {
+        if (S::T::may_lose_infinity && for_any<S>(warp, lost)) {
             copies_out_done();
-            __syncwarp();
+            together<S>(warp);
             rescue<S>(p, at, row, S::HALVES ? group * S::L : 0, t);
         }
     }
