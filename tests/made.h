@@ -35,6 +35,9 @@ typedef struct made_set {
 /* The product by the kernel that the set's are like. */
 ks_status made_right(const ks_problem *problem, const ks_run_args *args);
 
+/* Right while it is checked, and gone before the work is done from then on. */
+ks_status made_early(const ks_problem *problem, const ks_run_args *args);
+
 /* Puts the set's kernel of that name into this process's table, for as long as it lives. */
 void made_add(const char *name);
 

@@ -3,9 +3,9 @@
  *     test_chain [DEVICE]     "cpu", or "cuda:0": skipped (77) where that is not there
  *
  * KS_TEST_SEED is the seed (else the clock; printed), KS_TEST_PROBLEMS how many random chains (100). */
+#include "chains.h"
 #include "memory.h"
 #include "problems.h"
-#include "trial.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,88 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 12 };
-
 static ks_device device;
 static ks_context *ctx;
 static uint64_t seed;
 static size_t chains;
-
-/* A chain's problems, its arrays on the device and here, and what must come out: W applied in float64, and the same with
- * every number's magnitude, of which error bounds are made. */
-typedef struct chain_trial {
-    ks_problem f[MOST];
-    int count;
-    array x, y, k[MOST];
-    const void *weights[MOST];
-    double *want, *magnitude;
-} chain_trial;
-
-/* One factor in float64, batch-first or batch-last as the problem says. */
-static double *apply(const ks_problem *p, const double *x, const unsigned char *k, bool magnitudes)
-{
-    double *y = calloc((size_t)ks_y_count(p), sizeof *y);
-    assert_non_null(y);
-    for (int64_t n = 0; n < p->batch; n++)
-        for (int64_t i = 0; i < p->a; i++)
-            for (int64_t j = 0; j < p->b; j++)
-                for (int64_t q = 0; q < p->c; q++)
-                    for (int64_t l = 0; l < p->d; l++) {
-                        const double w = value_load(p->type, k, (size_t)problem_k_index(p, i, j, q, l));
-                        y[problem_y_index(p, n, i, j, l)] +=
-                            (magnitudes ? fabs(w) : w) * x[problem_x_index(p, n, i, q, l)];
-                    }
-    return y;
-}
-
-static double *apply_all(const chain_trial *t, bool magnitudes)
-{
-    const ks_problem *first = &t->f[t->count - 1];
-    double *x = malloc((size_t)ks_x_count(first) * sizeof *x);
-    assert_non_null(x);
-    for (int64_t q = 0; q < ks_x_count(first); q++) {
-        x[q] = value_load(first->type, t->x.seen, (size_t)q);
-        if (magnitudes) x[q] = fabs(x[q]);
-    }
-    for (int f = t->count - 1; f >= 0; f--) {
-        double *y = apply(&t->f[f], x, t->k[f].seen, magnitudes);
-        free(x);
-        x = y;
-    }
-    return x;
-}
-
-static void make_array(array *a, size_t bytes, ks_type type, double scale, rng *r)
-{
-    const size_t size = ks_type_bytes(type);
-    assert_true(
-        array_alloc_on(a, &device, bytes, device.backend == KS_CPU ? rng_below(r, 8) : size * rng_below(r, 4), true));
-    values_fill(r, type, a->seen, bytes / size, scale);
-    assert_true(array_push(a));
-}
-
-static void make(chain_trial *t, rng *r)
-{
-    const ks_type type = t->f[0].type;
-    const size_t size = ks_type_bytes(type);
-    make_array(&t->x, size * (size_t)ks_x_count(&t->f[t->count - 1]), type, 1, r);
-    make_array(&t->y, size * (size_t)ks_y_count(&t->f[0]), type, 1, r);
-    for (int f = 0; f < t->count; f++) {
-        /* So that sums stay of one size through the chain. */
-        make_array(&t->k[f], size * (size_t)ks_k_count(&t->f[f]), type, 1 / sqrt((double)t->f[f].c), r);
-        t->weights[f] = t->k[f].data;
-    }
-    t->want = apply_all(t, false), t->magnitude = apply_all(t, true);
-}
-
-static void drop(chain_trial *t)
-{
-    free(t->want);
-    free(t->magnitude);
-    array_free(&t->x);
-    array_free(&t->y);
-    for (int f = 0; f < t->count; f++) array_free(&t->k[f]);
-}
 
 /* A chain that fits: from right to left every factor takes what the one before makes. */
 static void random_chain(chain_trial *t, rng *r)
@@ -127,33 +49,6 @@ static void random_chain(chain_trial *t, rng *r)
     }
 }
 
-/* The roundings of a chain: each factor's sums, and one to the type after each. Float16 may underflow, too. */
-static double bound_at(const chain_trial *t, int64_t at)
-{
-    static const double rounding[] = {[KS_F32] = 0x1p-24, [KS_F16] = 0x1p-11, [KS_BF16] = 0x1p-8, [KS_F64] = 0x1p-52};
-    const ks_type type = t->f[0].type;
-    double terms = 0;
-    for (int f = 0; f < t->count; f++) terms += (double)t->f[f].c + 8;
-    const double sums = terms * (type == KS_F64 ? 0x1p-52 : 0x1p-24), roundings = t->count * rounding[type];
-    return 1.1 * (sums + roundings) * t->magnitude[at] + (type == KS_F16 ? 1e-4 : 1e-300);
-}
-
-static void run_and_check(chain_trial *t, ks_chain *chain)
-{
-    assert_true(array_poison(&t->y));
-    ks_status s = ks_chain_matmul(chain, t->x.data, t->weights, t->y.data, NULL);
-    if (s == KS_OK) s = ks_device_wait(&device);
-    if (s != KS_OK) fail_msg("%s", ks_status_message(s));
-    assert_true(array_pull(&t->y));
-    assert_true(array_zone_intact(&t->y));
-    for (int64_t q = 0; q < ks_y_count(&t->f[0]); q++) {
-        const double y = value_load(t->f[0].type, t->y.seen, (size_t)q);
-        if (!(fabs(y - t->want[q]) <= bound_at(t, q)))
-            fail_msg("output %" PRId64 " is %.9g, must be %.9g within %.3g, by\n%s(seed %" PRIu64 ")", q, y,
-                     t->want[q], bound_at(t, q), ks_chain_describe(chain), seed);
-    }
-}
-
 /* A plan of the caller's: each factor in a layout drawn at random, so that there are transpositions. */
 static void random_plan(const chain_trial *t, rng *r, char *plan, size_t size)
 {
@@ -167,13 +62,13 @@ static void random_plan(const chain_trial *t, rng *r, char *plan, size_t size)
 static void try_chain(chain_trial *t, rng *r)
 {
     ks_chain *chain;
-    char plan[64 * MOST];
-    make(t, r);
+    char plan[64 * CHAIN_MOST];
+    chain_make(t, &device, CHAIN_ANYWHERE, r);
     for (int q = 0; q < 3; q++) {
         ks_status s = ks_chain_open(&chain, ctx, t->f, t->count, q == 0 ? NULL : plan);
         if (s != KS_OK) fail_msg("%s (seed %" PRIu64 ")", ks_status_message(s), seed);
         if (q == 0) assert_true(ks_chain_predicted_s(chain) > 0);
-        run_and_check(t, chain);
+        chain_check(t, chain, NULL, seed);
         if (q == 1) { /* what a chain says of itself makes the same chain */
             ks_chain *again;
             assert_int_equal(ks_chain_open(&again, ctx, t->f, t->count, ks_chain_plan(chain)), KS_OK);
@@ -183,7 +78,7 @@ static void try_chain(chain_trial *t, rng *r)
         ks_chain_close(chain);
         random_plan(t, r, plan, sizeof plan);
     }
-    drop(t);
+    chain_drop(t);
 }
 
 static void test_random(void **state)
@@ -213,7 +108,7 @@ static void test_hadamard(void **state)
                                   .batch = N,
                                   .type = KS_F32,
                                   .layout = (ks_layout)layout};
-        make(&t, &r);
+        chain_make(&t, &device, CHAIN_ANYWHERE, &r);
         for (int f = 0; f < LEVELS; f++) {
             for (int64_t q = 0; q < ks_k_count(&t.f[f]); q++)
                 value_store(KS_F32, t.k[f].seen, (size_t)q, q % 4 == 3 ? -1 : 1);
@@ -231,7 +126,7 @@ static void test_hadamard(void **state)
                 assert_true(value_load(KS_F32, t.y.seen, (size_t)(n * N + q)) ==
                             (__builtin_popcount((unsigned)(n & q)) % 2 ? -1 : 1));
         ks_chain_close(chain);
-        drop(&t);
+        chain_drop(&t);
     }
 }
 
@@ -269,7 +164,7 @@ static void test_refuses(void **state)
     assert_null(chain);
 
     memcpy(t.f, fits, sizeof fits);
-    make(&t, &r);
+    chain_make(&t, &device, CHAIN_ANYWHERE, &r);
     assert_int_equal(ks_chain_open(&chain, ctx, f, 2, NULL), KS_OK);
     assert_refused(ks_chain_matmul(NULL, t.x.data, t.weights, t.y.data, NULL), KS_ERR_ARGUMENT, "chain is NULL");
     assert_refused(ks_chain_matmul(chain, NULL, t.weights, t.y.data, NULL), KS_ERR_ARGUMENT, "x is NULL");
@@ -280,7 +175,7 @@ static void test_refuses(void **state)
     assert_refused(ks_chain_matmul(chain, t.x.data, t.weights, t.y.data, NULL), KS_ERR_ARGUMENT, "k[1] is NULL");
     ks_chain_close(chain);
     ks_chain_close(NULL);
-    drop(&t);
+    chain_drop(&t);
 }
 
 /* The best way through is never worse than all factors in the caller's layout. */
@@ -329,9 +224,9 @@ static void test_threads_share_a_chain(void **state)
     if (device.backend != KS_CPU) skip();
     t.f[0] = (ks_problem){.a = 1, .b = 6, .c = 8, .d = 12, .batch = 33};
     t.f[1] = (ks_problem){.a = 12, .b = 8, .c = 5, .d = 1, .batch = 33};
-    make(&t, &r);
+    chain_make(&t, &device, CHAIN_ANYWHERE, &r);
     assert_int_equal(ks_chain_open(&chain, ctx, t.f, 2, "auto/last auto/last"), KS_OK);
-    run_and_check(&t, chain);
+    chain_check(&t, chain, NULL, seed);
     void *arg[] = {&t, chain};
     for (int i = 0; i < THREADS; i++) assert_int_equal(pthread_create(&threads[i], NULL, multiply_again, arg), 0);
     for (int i = 0; i < THREADS; i++) {
@@ -340,7 +235,7 @@ static void test_threads_share_a_chain(void **state)
         assert_non_null(same);
     }
     ks_chain_close(chain);
-    drop(&t);
+    chain_drop(&t);
 }
 
 int main(int argc, char **argv)

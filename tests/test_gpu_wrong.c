@@ -31,15 +31,6 @@ static ks_status run_nothing(const ks_problem *p, const ks_run_args *args)
     return KS_OK;
 }
 
-/* Right while it is checked, and gone before the work is done from then on. */
-static ks_status run_early(const ks_problem *p, const ks_run_args *args)
-{
-    static ks_problem last;
-    const bool checked = memcmp(&last, p, sizeof last) != 0;
-    last = *p;
-    return checked ? made_right(p, args) : KS_OK;
-}
-
 /* The nth run, and every nth from then on, breaks the GPU. As always with one, the call itself knows nothing of it. */
 static ks_status run_broken(const ks_problem *p, const ks_run_args *args, break_how how, int nth)
 {
@@ -73,7 +64,7 @@ static bool is_dense(const ks_problem *p, const ks_device *device)
 
 static const made_kernel made[] = {
     {"made.nothing", "wrong result", KS_ERR_WRONG_RESULT, KS_FUSED, NULL, run_nothing},
-    {"made.early", "once timed: wrong result", KS_ERR_WRONG_RESULT, KS_FUSED, NULL, run_early},
+    {"made.early", "once timed: wrong result", KS_ERR_WRONG_RESULT, KS_FUSED, NULL, made_early},
     {"made.trap", "lost the device", KS_ERR_DEVICE, KS_FUSED, NULL, run_trap_at_once},
     {"made.address", "lost the device", KS_ERR_DEVICE, KS_FUSED, NULL, run_address_soon},
     {"made.late-address", "lost the device", KS_ERR_DEVICE, KS_FUSED, NULL, run_address_later},

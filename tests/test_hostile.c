@@ -53,8 +53,8 @@ static void assert_serves(const char *path, const char *part)
 static void test_no_tables(void **state)
 {
     static const char *const spoilt[] = {
-        "ALTER TABLE measurements RENAME TO m; CREATE VIEW measurements AS "
-        "WITH RECURSIVE e(n) AS (SELECT 1 UNION ALL SELECT n FROM e) SELECT m.* FROM e, m",
+        ("ALTER TABLE measurements RENAME TO m; CREATE VIEW measurements AS "
+         "WITH RECURSIVE e(n) AS (SELECT 1 UNION ALL SELECT n FROM e) SELECT m.* FROM e, m"),
         "ALTER TABLE models RENAME TO m; CREATE VIEW models AS SELECT * FROM m",
         "ALTER TABLE measurements ADD COLUMN x TEXT AS (hex(zeroblob(a * 100000000)))",
         "ALTER TABLE devices RENAME TO m; CREATE VIRTUAL TABLE devices USING fts4(name)", "DROP TABLE kernels"};

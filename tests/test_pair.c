@@ -4,10 +4,10 @@
  *     test_pair [DEVICE]     "cpu", or "cuda:0": skipped (77) where that is not there
  *
  * KS_TEST_SEED is the seed (else the clock; printed), KS_TEST_PROBLEMS how many random pairs (300). */
+#include "chains.h"
 #include "memory.h"
 #include "pair.h"
 #include "problems.h"
-#include "trial.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,133 +21,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST = 3, TEXT = 256 };
+enum { TEXT = 256 };
 
 static ks_device device;
 static ks_context *ctx;
 static uint64_t seed;
 static size_t pairs;
-
-/* ---- chains and what must come out ----------------------------------------------------------------------------------- */
-
-typedef struct chain_trial {
-    ks_problem f[MOST];
-    int count;
-    array x, y, k[MOST];
-    const void *weights[MOST];
-    double *want, *magnitude;
-} chain_trial;
-
-/* One factor in float64, or magnitudes of it. */
-static double *apply(const ks_problem *p, const double *x, const unsigned char *k, bool magnitudes)
-{
-    double *y = calloc((size_t)ks_y_count(p), sizeof *y);
-    double *row = malloc((size_t)p->c * sizeof *row);
-    assert_true(y && row);
-    for (int64_t i = 0; i < p->a; i++)
-        for (int64_t l = 0; l < p->d; l++)
-            for (int64_t j = 0; j < p->b; j++) {
-                for (int64_t q = 0; q < p->c; q++) {
-                    row[q] = value_load(p->type, k, (size_t)problem_k_index(p, i, j, q, l));
-                    if (magnitudes) row[q] = fabs(row[q]);
-                }
-                for (int64_t n = 0; n < p->batch; n++) {
-                    double sum = 0;
-                    for (int64_t q = 0; q < p->c; q++) sum += row[q] * x[problem_x_index(p, n, i, q, l)];
-                    y[problem_y_index(p, n, i, j, l)] = sum;
-                }
-            }
-    free(row);
-    return y;
-}
-
-static double *apply_all(const chain_trial *t, bool magnitudes)
-{
-    const ks_problem *first = &t->f[t->count - 1];
-    double *x = malloc((size_t)ks_x_count(first) * sizeof *x);
-    assert_non_null(x);
-    for (int64_t q = 0; q < ks_x_count(first); q++) {
-        x[q] = value_load(first->type, t->x.seen, (size_t)q);
-        if (magnitudes) x[q] = fabs(x[q]);
-    }
-    for (int f = t->count - 1; f >= 0; f--) {
-        double *y = apply(&t->f[f], x, t->k[f].seen, magnitudes);
-        free(x);
-        x = y;
-    }
-    return x;
-}
-
-static void make_array(array *a, int64_t count, ks_type type, double scale, size_t misalign, rng *r)
-{
-    const size_t bytes = (size_t)count * ks_type_bytes(type);
-    assert_true(array_alloc_on(a, &device, bytes, misalign, true));
-    values_fill(r, type, a->seen, (size_t)count, scale);
-}
-
-static void push(chain_trial *t)
-{
-    assert_true(array_push(&t->x));
-    for (int f = 0; f < t->count; f++) assert_true(array_push(&t->k[f]));
-    free(t->want);
-    free(t->magnitude);
-    t->want = apply_all(t, false), t->magnitude = apply_all(t, true);
-}
-
-static void make(chain_trial *t, size_t misalign, rng *r)
-{
-    const ks_type type = t->f[0].type;
-    make_array(&t->x, ks_x_count(&t->f[t->count - 1]), type, 1, misalign, r);
-    make_array(&t->y, ks_y_count(&t->f[0]), type, 1, misalign, r);
-    for (int f = 0; f < t->count; f++) {
-        make_array(&t->k[f], ks_k_count(&t->f[f]), type, 1 / sqrt((double)t->f[f].c), misalign, r);
-        t->weights[f] = t->k[f].data;
-    }
-    t->want = t->magnitude = NULL;
-    push(t);
-}
-
-static void drop(chain_trial *t)
-{
-    free(t->want);
-    free(t->magnitude);
-    array_free(&t->x);
-    array_free(&t->y);
-    for (int f = 0; f < t->count; f++) array_free(&t->k[f]);
-}
-
-/* Each factor's sums, and one rounding to the type behind each. */
-static double bound_at(const chain_trial *t, int64_t at)
-{
-    static const double rounding[] = {[KS_F32] = 0x1p-24, [KS_F16] = 0x1p-11, [KS_BF16] = 0x1p-8, [KS_F64] = 0x1p-52};
-    double terms = 0;
-    for (int f = 0; f < t->count; f++) terms += (double)t->f[f].c + 8;
-    return 1.1 * (terms * 0x1p-24 + t->count * rounding[t->f[0].type]) * t->magnitude[at] + 1e-4;
-}
-
-static bool right(const chain_trial *t, int64_t at, double y, double want)
-{
-    if (isnan(want)) return isnan(y);
-    if (isinf(want)) return y == want;
-    return fabs(y - want) <= bound_at(t, at);
-}
-
-static void run_and_check(chain_trial *t, ks_chain *chain, const ks_epilogue *epilogue)
-{
-    assert_true(array_poison(&t->y));
-    ks_status s = ks_chain_matmul_with(chain, t->x.data, t->weights, t->y.data, epilogue, NULL);
-    if (s == KS_OK) s = ks_device_wait(&device);
-    if (s != KS_OK) fail_msg("%s", ks_status_message(s));
-    assert_true(array_pull(&t->y));
-    assert_true(array_zone_intact(&t->y));
-    for (int64_t q = 0; q < ks_y_count(&t->f[0]); q++) {
-        const double y = value_load(t->f[0].type, t->y.seen, (size_t)q);
-        const double want = epilogue ? fmax(0, t->want[q]) : t->want[q];
-        if (!right(t, q, y, want))
-            fail_msg("output %" PRId64 " is %.9g, must be %.9g within %.3g, by\n%s(seed %" PRIu64 ")", q, y, want,
-                     bound_at(t, q), ks_chain_describe(chain), seed);
-    }
-}
 
 static ks_problem factor(int64_t a, int64_t b, int64_t c, int64_t d, int64_t batch, ks_type type)
 {
@@ -198,7 +77,7 @@ static void three_factors(chain_trial *t, size_t misalign, rng *r)
     t->f[0] = factor(1, 40, 6, 4, 9, KS_F32);
     t->f[1] = factor(3, 8, 5, 1, 9, KS_F32);
     t->f[2] = factor(1, 15, 7, 1, 9, KS_F32);
-    make(t, misalign, r);
+    chain_make(t, &device, (int)misalign, r);
 }
 
 static ks_chain *open_chain(const chain_trial *t, const char *plan)
@@ -223,8 +102,8 @@ static void test_chosen_where_cheap(void **state)
     assert_non_null(strstr(ks_chain_describe(chain), "K2 K3"));
     assert_string_equal(ks_chain_describe(chain), ks_chain_describe(again));
     own_runs = 0;
-    run_and_check(&t, chain, NULL);
-    run_and_check(&t, again, NULL);
+    chain_check(&t, chain, NULL, seed);
+    chain_check(&t, again, NULL, seed);
     assert_int_equal(own_runs, 2);
     ks_chain_close(again);
     ks_chain_close(chain);
@@ -234,7 +113,7 @@ static void test_chosen_where_cheap(void **state)
     assert_null(strstr(ks_chain_plan(chain), "pair.test"));
     assert_true(ks_chain_predicted_s(chain) < 1);
     ks_chain_close(chain);
-    drop(&t);
+    chain_drop(&t);
 }
 
 /* Its price takes part in the path as a kernel's does: of two ways that differ in the pair alone the cheaper is taken. */
@@ -260,7 +139,7 @@ static void test_price_counts(void **state)
     }
     ks_chain_close(third);
     ks_chain_close(apart);
-    drop(&t);
+    chain_drop(&t);
 }
 
 static void test_plans_as_text(void **state)
@@ -282,9 +161,9 @@ static void test_plans_as_text(void **state)
     assert_refused(ks_chain_open(&chain, ctx, t.f, 3, "pair.test/last auto/first"), KS_ERR_UNSUPPORTED,
                    "does not support factors 2 and 3");
     chain = open_chain(&t, "pair.test/first auto/last"); /* transpositions around it */
-    run_and_check(&t, chain, NULL);
+    chain_check(&t, chain, NULL, seed);
     ks_chain_close(chain);
-    drop(&t);
+    chain_drop(&t);
 }
 
 /* Arrays that the pair kernel cannot take are done by two kernels, and so is what has an epilogue. */
@@ -297,15 +176,15 @@ static void test_unaligned_and_epilogue(void **state)
         rng r = rng_make(seed, 4 + misalign);
         chain_trial t = {.count = 2};
         t.f[0] = factor(1, 8, 6, 4, 33, KS_F32), t.f[1] = factor(3, 8, 5, 1, 33, KS_F32);
-        make(&t, misalign, &r);
+        chain_make(&t, &device, (int)misalign, &r);
         own_runs = 0;
         ks_chain *chain = open_chain(&t, "pair.test/first");
-        run_and_check(&t, chain, NULL);
-        run_and_check(&t, chain, &relu);
+        chain_check(&t, chain, NULL, seed);
+        chain_check(&t, chain, &relu, seed);
         assert_int_equal(own_runs, misalign ? 0 : 1);
         assert_true(ks_chain_workspace_bytes(chain) == 0);
         ks_chain_close(chain);
-        drop(&t);
+        chain_drop(&t);
     }
 }
 
@@ -318,7 +197,7 @@ static void test_adding(void **state)
     chain_trial t = {.count = 2};
     const ks_epilogue add = {.alpha = 2, .beta = 0.5};
     t.f[0] = factor(1, 8, 6, 4, 5, KS_F64), t.f[1] = factor(3, 8, 5, 1, 5, KS_F64);
-    make(&t, 0, &r);
+    chain_make(&t, &device, 0, &r);
     double *before = malloc(t.y.bytes);
     assert_non_null(before);
     memcpy(before, t.y.seen, t.y.bytes);
@@ -328,7 +207,7 @@ static void test_adding(void **state)
         assert_true(fabs(value_load(KS_F64, t.y.seen, (size_t)q) - (2 * t.want[q] + 0.5 * before[q])) < 1e-12);
     ks_chain_close(chain);
     free(before);
-    drop(&t);
+    chain_drop(&t);
 }
 
 static void test_list(void **state)
@@ -405,16 +284,16 @@ static void test_planner(void **state)
 static void try_fused2(const ks_problem pair[2], bool nonfinite, rng *r)
 {
     chain_trial t = {.count = 2, .f = {pair[0], pair[1]}};
-    make(&t, 0, r);
+    chain_make(&t, &device, 0, r);
     if (nonfinite) {
         values_sprinkle(r, pair[0].type, t.x.seen, (size_t)ks_x_count(&pair[1]), 3);
         for (int f = 0; f < 2; f++) values_sprinkle(r, pair[0].type, t.k[f].seen, (size_t)ks_k_count(&pair[f]), 2);
-        push(&t);
+        chain_changed(&t);
     }
     ks_chain *chain = open_chain(&t, "fused2.cuda/first");
-    for (int again = 0; again < 2; again++) run_and_check(&t, chain, NULL);
+    for (int again = 0; again < 2; again++) chain_check(&t, chain, NULL, seed);
     ks_chain_close(chain);
-    drop(&t);
+    chain_drop(&t);
 }
 
 static int64_t divisor_of(rng *r, int64_t number)
@@ -484,11 +363,11 @@ static void test_fused2_unaligned(void **state)
         rng r = rng_make(seed, misalign);
         chain_trial t = {.count = 2};
         t.f[0] = factor(4, 16, 16, 1, 33, KS_F16), t.f[1] = factor(1, 16, 24, 4, 33, KS_F16);
-        make(&t, misalign, &r);
+        chain_make(&t, &device, (int)misalign, &r);
         ks_chain *chain = open_chain(&t, "fused2.cuda/first");
-        run_and_check(&t, chain, NULL);
+        chain_check(&t, chain, NULL, seed);
         ks_chain_close(chain);
-        drop(&t);
+        chain_drop(&t);
     }
 }
 

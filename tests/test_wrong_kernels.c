@@ -61,15 +61,6 @@ static ks_status run_hanging(const ks_problem *p, const ks_run_args *args)
     return KS_OK;
 }
 
-/* Right while it is checked, and gone before the work is done from then on. */
-static ks_status run_early(const ks_problem *p, const ks_run_args *args)
-{
-    static ks_problem last;
-    const bool checked = memcmp(&last, p, sizeof last) != 0;
-    last = *p;
-    return checked ? made_right(p, args) : KS_OK;
-}
-
 /* Right, and by the clock quicker than any other, but in so many runs of so many ten times slower. */
 static ks_status run_unstable(const ks_problem *p, const ks_run_args *args, unsigned slow, unsigned of)
 {
@@ -108,7 +99,7 @@ static const made_kernel made[] = {
     {"made.crashing", "crashed: Segmentation fault", KS_ERR_INTERNAL, KS_FUSED, NULL, run_crashing},
     {"made.aborting", "crashed: Aborted", KS_ERR_INTERNAL, KS_FUSED, NULL, run_aborting},
     {"made.exiting", "ended the process, exit code 7", KS_ERR_INTERNAL, KS_FUSED, NULL, run_exiting},
-    {"made.early", "", KS_ERR_WRONG_RESULT, KS_FUSED, NULL, run_early},
+    {"made.early", "", KS_ERR_WRONG_RESULT, KS_FUSED, NULL, made_early},
     {"made.mostly-slow", "", KS_OK, KS_FUSED, is_small, run_mostly_slow}, /* the median tells */
     {"made.often-slow", "unsteady", KS_OK, KS_FUSED, is_small, run_often_slow},
     {"made.sometimes-slow", "unsteady", KS_OK, KS_FUSED, is_small, run_sometimes_slow}};
