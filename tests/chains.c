@@ -1,3 +1,4 @@
+/* Chains on trial: each factor in float64, in turn, is what the chain must come to. */
 #include "chains.h"
 
 #include "memory.h"
