@@ -97,7 +97,7 @@ static void multiply(gemm_job *job, int units)
     cut(job->problem, units, job);
     const int64_t tasks = job->problem->a * job->problem->d * job->n_pieces * job->j_pieces;
     ks_blas_begin();
-    ks_pool_run(tasks, ks_cpu_is_wide(job->problem), gemm_task, job);
+    ks_pool_run(tasks, ks_cpu_alone_s(job->problem), gemm_task, job);
     ks_blas_end();
 }
 
@@ -261,7 +261,7 @@ static void permute(permute_job *job, int units)
     job->n_piece = ks_ceil_div(p->batch, ks_ceil_div((int64_t)units * TASKS_PER_THREAD, p->a));
     if (job->n_piece < LEAST_PIECE) job->n_piece = LEAST_PIECE;
     job->n_pieces = ks_ceil_div(p->batch, job->n_piece);
-    ks_pool_run(p->a * job->n_pieces, ks_cpu_is_wide(p), permute_task, job);
+    ks_pool_run(p->a * job->n_pieces, ks_cpu_alone_s(p), permute_task, job);
 }
 
 /* K of a half type to float32. */
@@ -335,7 +335,7 @@ static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
     job.yv = (view){p->d * p->b * p->batch, p->b * p->batch, ldy};
     if (ks_type_bytes(p->type) < sizeof(float)) {
         widen_job widen = {p, args->k, k};
-        ks_pool_run(ks_ceil_div(ks_k_count(p), WIDEN_PIECE), ks_cpu_is_wide(p), widen_task, &widen);
+        ks_pool_run(ks_ceil_div(ks_k_count(p), WIDEN_PIECE), ks_cpu_alone_s(p), widen_task, &widen);
         job.k = k;
     }
     multiply(&job, args->device->units);

@@ -61,10 +61,14 @@ bool ks_cpu_has_avx512(void)
     return cpu_level() >= 2;
 }
 
-/* By the time that one thread would need, roughly: some 10 us. */
+double ks_cpu_alone_s(const ks_problem *p)
+{
+    return fmax(ks_problem_bytes(p) / 1e10, ks_problem_flops(p) / 1e11);
+}
+
 bool ks_cpu_is_wide(const ks_problem *p)
 {
-    return ks_problem_bytes(p) > 1e5 || ks_problem_flops(p) > 1e6;
+    return ks_cpu_alone_s(p) > KS_POOL_LEAST_S;
 }
 
 static void cpu_model(char *name, size_t size)

@@ -5,6 +5,7 @@
 #include "sizes.h"
 
 enum { PIECE = 1 << 14 }; /* elements: enough to be worth a task, few enough to share evenly */
+static const double piece_s = 3e-6;
 
 typedef struct finish_job {
     const ks_problem *problem;
@@ -40,6 +41,6 @@ ks_status ks_cpu_finish(const ks_problem *p, const ks_finish_args *args)
     job.rows = ks_max(1, PIECE / job.columns);
     job.pieces = ks_ceil_div(job.shape.columns, job.columns);
     const int64_t tasks = ks_ceil_div(job.shape.rows, job.rows) * job.pieces;
-    ks_pool_run(tasks, tasks > 4, finish_task, &job);
+    ks_pool_run(tasks, (double)tasks * piece_s, finish_task, &job);
     return KS_OK;
 }

@@ -23,42 +23,52 @@
 
 /* ---- one task ------------------------------------------------------------------------------------------------ */
 
+/* A slice of rows of K in the type of the sums, KS_FUSED_SLICE apart. */
+INLINE void widen_slice(ks_type type, const char *from, size_t row_bytes, int height, int64_t slice, size_t size,
+                        bool cold, real *to)
+{
+    for (int h = 0; h < height; h++, from += row_bytes, to += KS_FUSED_SLICE)
+        for (int64_t q = 0; q < slice; q += LANES) {
+            const size_t at = (size_t)q * size;
+            if (cold && at % LINE == 0) __builtin_prefetch(from + at + K_AHEAD_BYTES);
+            *(vec *)(to + q) = widen(type, from + at, slice - q);
+        }
+}
+
 /* Rows [j, j + rows) of one block times one tile of the packed slab of X: [rows][stride] of the output tile. */
 INLINE void multiply(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, int64_t k0,
                      int64_t count, const real *x, int64_t ldx, const target *all, real *widened, bool cold_k,
                      ahead *x_ahead, ahead *y_ahead)
 {
     const int vecs = (int)(t->stride / LANES);
+    const int64_t c = t->p->c;
+    const size_t row_bytes = (size_t)c * t->size;
     const bool in_place = t->size == sizeof(real) && (uintptr_t)k_block % sizeof(real) == 0;
     /* Slices keep X in L1; but a K that comes from memory should come by rows as long as can be. */
     const int64_t most = cold_k && in_place ? count : KS_FUSED_SLICE;
+    const bool streams = cold_k && count == c && are_streams(ROWS, rows, row_bytes);
     for (int64_t s = 0; s < count; s += most) {
         const int64_t slice = count - s < most ? count - s : most;
-        const bool last = k0 + s + slice == t->p->c;
-        for (int64_t r = 0; r < rows; r += ROWS) {
-            const int height = (int)(rows - r < ROWS ? rows - r : ROWS);
-            const char *from = k_block + (size_t)((j + r) * t->p->c + k0 + s) * t->size;
-            if (cold_k && !in_place && slice == t->p->c) /* the rows to come follow at once */
-                for (size_t line = 0; line < (size_t)(ROWS * slice) * t->size; line += 64)
-                    __builtin_prefetch(from + (size_t)(ROWS * slice) * t->size + line);
+        const bool last = k0 + s + slice == c;
+        for (int64_t done = 0; done < rows; done += ROWS) {
+            const choice r = next_rows(ROWS, done, rows, streams);
+            const char *from = k_block + (size_t)(j + r.at) * row_bytes + (size_t)(k0 + s) * t->size;
             const real *k = (const real *)(const void *)from;
-            int64_t ldk = t->p->c;
+            int64_t ldk = r.apart * c;
             if (!in_place) {
-                for (int h = 0; h < height; h++)
-                    for (int64_t q = 0; q < slice; q += LANES)
-                        *(vec *)(widened + h * KS_FUSED_SLICE + q) =
-                            widen(type, from + (size_t)(h * t->p->c + q) * t->size, slice - q);
+                widen_slice(type, from, (size_t)r.apart * row_bytes, r.height, slice, t->size, cold_k, widened);
                 k = widened, ldk = KS_FUSED_SLICE;
             }
             const stretch y_next = ahead_next(y_ahead), x_next = ahead_next(x_ahead);
-            const target here = {.c = all->c + r * all->ldc,
-                                 .ldc = all->ldc,
+            const target here = {.c = all->c + r.at * all->ldc,
+                                 .ldc = r.apart * all->ldc,
                                  .add = k0 + s > 0,
-                                 .to = last && all->to ? all->to + r * all->ld_to : NULL,
-                                 .ld_to = all->ld_to,
+                                 .to = last && all->to ? all->to + r.at * all->ld_to : NULL,
+                                 .ld_to = r.apart * all->ld_to,
                                  .stream = last && all->stream,
-                                 .cold_k = cold_k && in_place};
-            tiles[height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, &here, y_next, x_next);
+                                 .cold_k = cold_k && in_place,
+                                 .k_after = r.apart > 1 ? 0 : (ROWS - 1) * c};
+            tiles[r.height - 1][vecs - 1](k, ldk, x + s * ldx, ldx, slice, &here, y_next, x_next);
         }
     }
 }

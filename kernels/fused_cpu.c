@@ -73,6 +73,8 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     if (plan->lg == p->d) {
         int64_t most = ks_min(x_most / x_block / p->d, y_most / row / (p->b * p->d));
         most = ks_min(most, k_most / real / (p->b * p->c * p->d));
+        if (plan->dot)
+            most = ks_min(most, p->a / ((int64_t)device->units * FEW_TASKS)); /* rather than cut K's rows */
         plan->ig = ks_max(1, ks_min(ks_min(ks_ceil_div(want, ks_min(p->b, p->c) * p->d), most), p->a));
     }
     const int64_t blocks = plan->ig * plan->lg;
@@ -105,7 +107,8 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
         !first && !plan->dot && size == real && (p->b <= core->rows || (step % LINE_BYTES == 0 && !crowded));
     plan->direct_y = !first && !plan->dot && size == real;
     /* Rows of K are shared out where there are too few tasks; among few and unequal ones, where no packing is done twice. */
-    const int64_t so_far = groups * plan->tasks_n, least = (int64_t)device->units * (plan->direct ? FEW_TASKS : 1);
+    const int64_t so_far = groups * plan->tasks_n,
+                  least = (int64_t)device->units * (plan->direct || plan->dot ? FEW_TASKS : 1);
     const int64_t splits = so_far >= least ? 1 : ks_ceil_div(least, so_far);
     plan->j_task = ks_min(p->b, ks_round_up(ks_ceil_div(p->b, splits), core->rows));
     plan->j_chunk = ks_min(plan->j_chunk, plan->j_task);
@@ -117,6 +120,14 @@ static void plan_make(const ks_problem *p, const ks_device *device, ks_fused_pla
     plan->x_bytes = (size_t)ks_round_up(x_bytes * group, LINE_BYTES);
     plan->y_bytes = (size_t)ks_round_up(blocks * plan->j_chunk * row * group, LINE_BYTES);
     plan->k_bytes = (size_t)(KS_FUSED_MAX_ROWS * KS_FUSED_SLICE * real);
+}
+
+/* One sample lies the same way in both layouts, and runs of batch-first are longer. */
+static ks_problem as_it_lies(const ks_problem *p)
+{
+    ks_problem q = *p;
+    if (q.batch == 1) q.layout = KS_BATCH_FIRST;
+    return q;
 }
 
 /* The plan, remembered: ks_auto_matmul asks for the workspace's size and then runs. */
@@ -145,12 +156,14 @@ static bool supports(const ks_problem *problem, const ks_device *device)
 
 static size_t workspace_bytes(const ks_problem *problem, const ks_device *device)
 {
-    const ks_fused_plan *plan = plan_of(problem, device);
+    const ks_problem q = as_it_lies(problem);
+    const ks_fused_plan *plan = plan_of(&q, device);
     return (size_t)device->units * (plan->x_bytes + plan->y_bytes + plan->k_bytes);
 }
 
-static void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+static void cost_terms(const ks_problem *problem, const ks_device *device, double terms[KS_NTERMS])
 {
+    const ks_problem q = as_it_lies(problem), *p = &q;
     const ks_fused_plan plan = *plan_of(p, device);
     const ks_fused_core *core = ks_fused_core_for(p->type);
     const double size = (double)ks_type_bytes(p->type);
@@ -170,8 +183,9 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
         tiles * blocks * height / core->rows * (double)ks_ceil_div(p->c, KS_FUSED_SLICE) / units * idle;
 }
 
-static ks_status run(const ks_problem *p, const ks_run_args *args)
+static ks_status run(const ks_problem *problem, const ks_run_args *args)
 {
+    const ks_problem q = as_it_lies(problem), *p = &q;
     ks_fused_plan plan = *plan_of(p, args->device);
     if (!ks_fused_whole_lines(p) || (uintptr_t)args->y % LINE_BYTES != 0) plan.stream = false;
     if (plan.stream) plan.own_y = false;
@@ -179,9 +193,9 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     if ((uintptr_t)args->y % ks_type_bytes(p->type) != 0) plan.direct_y = false;
     if (args->epilogue) plan.direct_y = false; /* it is applied to tiles before they leave for y */
     ks_fused_job job = {p, &plan, args->x, args->k, args->y, args->workspace, args->epilogue};
-    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_is_wide(p),
+    ks_pool_run(plan.tasks_i * plan.tasks_l * plan.tasks_n * plan.tasks_j, ks_cpu_alone_s(p),
                 ks_fused_core_for(p->type)->task, &job);
     return KS_OK;
 }
 
-const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 3, supports, workspace_bytes, cost_terms, run};
+const ks_kernel ks_fused_cpu = {"fused.cpu", KS_FUSED, KS_CPU, 4, supports, workspace_bytes, cost_terms, run};

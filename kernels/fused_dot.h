@@ -6,7 +6,7 @@
 
 /* With fewer samples than lanes the batch cannot fill a vector, and reading K is what takes the time. So here the lanes
  * run along k, K is read once by whole vectors in its own type, and X is packed as [block][sample][c, padded with 0]. */
-enum { DOT_ROWS = 4, DOT_UNROLL = 4, PREFETCH_BYTES = 2048 };
+enum { DOT_ROWS = 4 };
 
 INLINE int64_t dot_stride(const ks_problem *p)
 {
@@ -52,6 +52,7 @@ INLINE void pack_dot(ks_type type, const piece *t, const char *x, real *packed)
         }
 }
 
+/* Rows of K are `ldk` bytes apart. */
 INLINE void dot_tile(ks_type type, const int rows, const int samples, const char *k, size_t ldk, const real *x,
                      int64_t stride, int64_t count, size_t size, real *c, int64_t ldc)
 {
@@ -61,12 +62,14 @@ INLINE void dot_tile(ks_type type, const int rows, const int samples, const char
 #pragma GCC unroll 4
         for (int s = 0; s < samples; s++) acc[r][s] = (vec){0};
     for (int64_t q = 0; q < count; q += LANES) {
+        const char *from = k + (size_t)q * size;
         vec xv[KS_FUSED_DOT_SAMPLES];
 #pragma GCC unroll 4
         for (int s = 0; s < samples; s++) xv[s] = *(const vec *)(x + s * stride + q);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
-            const vec kv = widen(type, k + (size_t)r * ldk + (size_t)q * size, count - q);
+            if ((size_t)q * size % LINE == 0) __builtin_prefetch(from + (size_t)r * ldk + K_AHEAD_BYTES);
+            const vec kv = widen(type, from + (size_t)r * ldk, count - q);
 #pragma GCC unroll 4
             for (int s = 0; s < samples; s++) acc[r][s] += kv * xv[s];
         }
@@ -75,35 +78,6 @@ INLINE void dot_tile(ks_type type, const int rows, const int samples, const char
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int s = 0; s < samples; s++) c[r * ldc + s] = sum_lanes(acc[r][s]);
-}
-
-/* One long row: K is one stream, several sums in flight. */
-INLINE void dot_row(ks_type type, const int samples, const char *k, const real *x, int64_t stride, int64_t count,
-                    size_t size, real *c)
-{
-    vec acc[DOT_UNROLL][KS_FUSED_DOT_SAMPLES];
-#pragma GCC unroll 4
-    for (int u = 0; u < DOT_UNROLL; u++)
-#pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) acc[u][s] = (vec){0};
-    int64_t q = 0;
-    for (; q + DOT_UNROLL * LANES <= count; q += DOT_UNROLL * LANES) {
-        for (size_t line = 0; line < DOT_UNROLL * LANES * size; line += 64)
-            __builtin_prefetch(k + (size_t)q * size + PREFETCH_BYTES + line);
-#pragma GCC unroll 4
-        for (int u = 0; u < DOT_UNROLL; u++) {
-            const vec kv = widen(type, k + (size_t)(q + u * LANES) * size, LANES);
-#pragma GCC unroll 4
-            for (int s = 0; s < samples; s++) acc[u][s] += kv * *(const vec *)(x + s * stride + q + u * LANES);
-        }
-    }
-    for (; q < count; q += LANES) {
-        const vec kv = widen(type, k + (size_t)q * size, count - q);
-#pragma GCC unroll 4
-        for (int s = 0; s < samples; s++) acc[0][s] += kv * *(const vec *)(x + s * stride + q);
-    }
-#pragma GCC unroll 4
-    for (int s = 0; s < samples; s++) c[s] = sum_lanes((acc[0][s] + acc[1][s]) + (acc[2][s] + acc[3][s]));
 }
 
 /* Rows [j, j + rows) of one block, all of c: [rows][stride lanes] of the output tile, samples in the first lanes. */
@@ -124,18 +98,19 @@ INLINE void multiply_dot(ks_type type, const piece *t, const int samples, const 
             }
         return;
     }
-    if (count >= 2 * DOT_UNROLL * LANES) {
-        for (; r < rows; r++) dot_row(type, samples, k + (size_t)r * ldk, x, xs, count, t->size, c + r * t->stride);
-        return;
+    const bool streams = are_streams(DOT_ROWS, rows, ldk);
+    while (r < rows) {
+        const choice now = next_rows(DOT_ROWS, r, rows, streams);
+        const char *from = k + (size_t)now.at * ldk;
+        if (now.height == DOT_ROWS)
+            dot_tile(type, DOT_ROWS, samples, from, (size_t)now.apart * ldk, x, xs, count, t->size,
+                     c + now.at * t->stride, now.apart * t->stride);
+        else
+            for (int h = 0; h < now.height; h++)
+                dot_tile(type, 1, samples, from + (size_t)h * ldk, ldk, x, xs, count, t->size,
+                         c + (now.at + h) * t->stride, t->stride);
+        r += now.height;
     }
-    for (; r + DOT_ROWS <= rows; r += DOT_ROWS) {
-        for (size_t line = 0; line < DOT_ROWS * ldk; line += 64)
-            __builtin_prefetch(k + (size_t)(r + DOT_ROWS) * ldk + line);
-        dot_tile(type, DOT_ROWS, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride,
-                 t->stride);
-    }
-    for (; r < rows; r++)
-        dot_tile(type, 1, samples, k + (size_t)r * ldk, ldk, x, xs, count, t->size, c + r * t->stride, t->stride);
 }
 
 INLINE void multiply_dots(ks_type type, const piece *t, const char *k_block, int64_t j, int64_t rows, const real *x,

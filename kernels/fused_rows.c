@@ -80,7 +80,7 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
     ks_rows_plan plan = plan_of(p, args->device);
     if (!ks_fused_whole_lines(p)) plan.stream = false;
     ks_rows_job job = {p, &plan, args->x, args->k, args->y, args->workspace, args->epilogue};
-    ks_pool_run(plan.tasks_i * plan.tasks_n, ks_cpu_is_wide(p), ks_fused_core_for(p->type)->rows_task, &job);
+    ks_pool_run(plan.tasks_i * plan.tasks_n, ks_cpu_alone_s(p), ks_fused_core_for(p->type)->rows_task, &job);
     return KS_OK;
 }
 

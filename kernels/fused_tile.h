@@ -38,18 +38,38 @@ typedef struct target {
     bool add; /* to what is there */
     real *to; /* NULL: back to c */
     int64_t ld_to;
-    bool stream; /* rows of `to` are aligned, and to be written past the caches */
-    bool cold_k; /* K comes from memory */
+    bool stream;     /* rows of `to` are aligned, and to be written past the caches */
+    bool cold_k;     /* K comes from memory, */
+    int64_t k_after; /* and the next register tile's rows begin so many elements after these end */
 } target;
 
-enum { K_AHEAD_BYTES = 1024, LINE = 64 };
+enum { K_AHEAD_BYTES = 1024, STREAM_BYTES = 4096, LINE = 64 };
 
-/* K is asked for this far ahead when it comes from memory: on in its row, and where that ends, in the row that the next
- * register tile has in its place. */
-INLINE void ask_for_k(const int rows, const real *k, int64_t ldk, int64_t left)
+/* Which rows a register tile takes: `height` of them from `at` on, `apart` rows apart. */
+typedef struct choice {
+    int64_t at, apart;
+    int height;
+} choice;
+
+/* Rows that come from memory should lie so far apart that each is a stream of its own, which the hardware fetches ahead; it does
+ * not where rows share pages. Whether so many parts of a block's rows can be streams. */
+INLINE bool are_streams(int parts, int64_t rows, size_t row_bytes)
+{
+    return (size_t)rows * row_bytes >= (size_t)parts * STREAM_BYTES;
+}
+
+/* The tile of `most` rows, or of what is left, that comes after `done` of `rows` rows. */
+INLINE choice next_rows(int most, int64_t done, int64_t rows, bool streams)
+{
+    if (rows - done < most) return (choice){done, 1, (int)(rows - done)};
+    return streams ? (choice){done / most, rows / most, most} : (choice){done, 1, most};
+}
+
+/* K is asked for this far ahead when it comes from memory: on in its row, and where that ends, in the next tile's. */
+INLINE void ask_for_k(const int rows, const real *k, int64_t ldk, int64_t left, int64_t k_after)
 {
     const int64_t ahead = K_AHEAD_BYTES / (int64_t)sizeof(real);
-    const int64_t at = ahead < left ? ahead : ahead + (ROWS - 1) * ldk;
+    const int64_t at = ahead < left ? ahead : ahead + k_after;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) __builtin_prefetch(k + r * ldk + at);
 }
@@ -75,7 +95,7 @@ INLINE void tile(const int rows, const int vecs, const real *restrict k, int64_t
     }
     if (t->cold_k)
         for (const int64_t line = LINE / (int64_t)sizeof(real); q + line <= count;) {
-            ask_for_k(rows, k + q, ldk, count - q);
+            ask_for_k(rows, k + q, ldk, count - q, t->k_after);
             for (int64_t n = 0; n < line; n++, q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);
         }
     for (; q < count; q++, x += ldx) tile_step(rows, vecs, k + q, ldk, x, acc);

@@ -187,7 +187,7 @@ ks_status ks_cpu_grad_weights(const ks_problem *p, const ks_grad_args *args)
     job.narrow = job.blas && p->type != KS_F64;
     cut(&job);
     if (job.blas) ks_blas_begin();
-    ks_pool_run(p->a * p->d * job.j_tiles * job.k_tiles, ks_cpu_is_wide(p), grad_task, &job);
+    ks_pool_run(p->a * p->d * job.j_tiles * job.k_tiles, ks_cpu_alone_s(p), grad_task, &job);
     if (job.blas) ks_blas_end();
     return KS_OK;
 }
@@ -231,9 +231,10 @@ static void transpose_task(void *arg, int64_t index, int thread)
 ks_status ks_cpu_transpose(const ks_device *device, ks_type type, int64_t count, int64_t rows, int64_t columns,
                            const void *from, void *to, void *stream)
 {
-    enum { WIDE = 1 << 16 }; /* elements that are worth waking the team for */
+    const double element_s = 0.2e-9;
     (void)device, (void)stream;
     transpose_job job = {ks_type_bytes(type), rows, columns, ks_ceil_div(rows, SQUARE), from, to};
-    ks_pool_run(count * job.row_tiles, (double)count * (double)rows * (double)columns >= WIDE, transpose_task, &job);
+    ks_pool_run(count * job.row_tiles, element_s * (double)count * (double)rows * (double)columns, transpose_task,
+                &job);
     return KS_OK;
 }

@@ -155,7 +155,7 @@ static ks_status copy(const ks_device *device, void *to, const void *from, size_
 {
     (void)device, (void)stream;
     copy_job job = {to, from, bytes};
-    ks_pool_run((int64_t)((bytes + COPY_PIECE - 1) / COPY_PIECE), true, copy_task, &job);
+    ks_pool_run((int64_t)((bytes + COPY_PIECE - 1) / COPY_PIECE), (double)bytes / 1e10, copy_task, &job);
     return KS_OK;
 }
 
@@ -188,6 +188,7 @@ static double now_s(void)
 static ks_status time_calls(const ks_device *device, ks_timed_body *body, void *user, int calls, double *seconds)
 {
     (void)device;
+    ks_pool_wake();
     const double start = now_s();
     ks_status s = KS_OK;
     for (int i = 0; s == KS_OK && i < calls; i++) s = body(user, i, NULL);

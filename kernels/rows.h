@@ -12,7 +12,8 @@ extern const ks_kernel ks_ref_cpu, ks_fused_cpu, ks_fused_cpu_rows, ks_bmm_cpu_p
 extern const ks_kernel ks_fused_cuda_cluster, ks_fused_cuda_mma, ks_fused_cuda_skinny, ks_fused_cuda_simt,
     ks_bmm_cuda_permute, ks_bmm_cuda_strided;
 
-/* Whether the problem is large enough to be worth waking the team (pool.h) for. */
+/* How long one thread takes, roughly, and whether that is long enough for the team (pool.h). */
+double ks_cpu_alone_s(const ks_problem *problem);
 bool ks_cpu_is_wide(const ks_problem *problem);
 
 /* What this CPU and this operating system can run; false off x86-64. KSAUTO_ISA=portable|avx2|avx512 lowers it. */

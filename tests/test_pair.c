@@ -124,7 +124,7 @@ static void test_price_counts(void **state)
     chain_trial t;
     if (device.backend != KS_CPU) skip();
     three_factors(&t, 0, &r);
-    own_price_s = 1e6;
+    own_price_s = 1; /* second: dearer than the chain, and little enough to be taken off again without rounding */
     ks_chain *apart = open_chain(&t, NULL), *third = open_chain(&t, "pair.test/first auto/first");
     const double third_s = ks_chain_predicted_s(third) - own_price_s, apart_s = ks_chain_predicted_s(apart);
     for (int q = -1; q <= 1; q += 2) { /* for all but 20 % of the difference, and for 20 % more */
