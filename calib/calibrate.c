@@ -84,9 +84,9 @@ static ks_status measure_one(run *r, const ks_problem *p, const ks_measure_limit
     const int count = ks_measurer_kernels(r->measurer, p, kernels);
     ks_status s = ks_measure(r->measurer, p, kernels, count, limits, out, raw);
     if (s == KS_ERR_MEMORY) return report_progress(r, phase); /* too large for this machine: go on with others */
+    if (s == KS_OK) s = ks_store_add_all(r->store, out, count, raw, KS_MAX_SAMPLES);
     for (int q = 0; s == KS_OK && q < count; q++) {
-        s = ks_store_add(r->store, &out[q], raw + q * KS_MAX_SAMPLES);
-        if (s == KS_OK && !ks_rows_add(&r->rows, &out[q])) s = ks_rows_status(&r->rows);
+        if (!ks_rows_add(&r->rows, &out[q])) s = ks_rows_status(&r->rows);
         if (s == KS_OK && !ks_failures_see(&r->failures, &out[q])) s = ks_failures_status(&r->failures);
     }
     ks_failures_sort(&r->failures);

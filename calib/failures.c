@@ -22,6 +22,11 @@ static bool is_failure(ks_status status)
     return status != KS_OK && status != KS_ERR_MEMORY && status != KS_ERR_NO_DATA && status != KS_ERR_INTERRUPTED;
 }
 
+static bool is_ruinous(const ks_measurement *m)
+{
+    return m->status == KS_ERR_INTERNAL || strncmp(m->reason, KS_LOST_DEVICE, sizeof KS_LOST_DEVICE - 1) == 0;
+}
+
 bool ks_failures_see(void *user, const ks_measurement *m)
 {
     ks_failures *f = user;
@@ -35,7 +40,7 @@ bool ks_failures_see(void *user, const ks_measurement *m)
         if (!items) return !(f->incomplete = true);
         f->items = items, f->room = room;
     }
-    f->items[f->count++] = (ks_failure){m->problem, row};
+    f->items[f->count++] = (ks_failure){m->problem, row, is_ruinous(m)};
     f->sorted = false;
     return true;
 }
@@ -69,21 +74,27 @@ void ks_failures_sort(ks_failures *f)
     if (f->sorted || f->count == 0) return;
     qsort(f->items, f->count, sizeof *f->items, compare);
     for (size_t i = 0; i < f->count; i++)
-        if (kept == 0 || compare(&f->items[kept - 1], &f->items[i]) != 0) f->items[kept++] = f->items[i];
+        if (kept == 0 || compare(&f->items[kept - 1], &f->items[i]) != 0)
+            f->items[kept++] = f->items[i];
+        else
+            f->items[kept - 1].ruinous |= f->items[i].ruinous;
     f->count = kept;
     for (int q = 0; q <= KS_MAX_KERNELS; q++)
         for (int t = 0; t < KS_NTYPES; t++)
-            for (int l = 0; l < KS_NLAYOUTS; l++) f->tally[q][t][l].bad = 0;
-    for (size_t i = 0; i < kept; i++)
-        f->tally[f->items[i].kernel][f->items[i].problem.type][f->items[i].problem.layout].bad++;
+            for (int l = 0; l < KS_NLAYOUTS; l++) f->tally[q][t][l].bad = f->tally[q][t][l].ruinous = 0;
+    for (size_t i = 0; i < kept; i++) {
+        ks_tally *tally = &f->tally[f->items[i].kernel][f->items[i].problem.type][f->items[i].problem.layout];
+        tally->bad++, tally->ruinous += f->items[i].ruinous;
+    }
     f->sorted = true;
 }
 
 static bool is_barred(const ks_failures *f, const ks_problem *p, const ks_kernel *kernel)
 {
-    const ks_failure wanted = {*p, row_of(kernel->name, kernel->version)};
+    const ks_failure wanted = {*p, row_of(kernel->name, kernel->version), false};
     if (wanted.kernel < 0) return false; /* another machine's */
     const ks_tally *tally = &f->tally[wanted.kernel][p->type][p->layout];
+    if (tally->ruinous >= STRIKES) return true;
     if (tally->bad >= STRIKES && SHARE * tally->bad > tally->good + tally->bad) return true;
     return bsearch(&wanted, f->items, f->count, sizeof *f->items, compare) != NULL;
 }

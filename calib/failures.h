@@ -2,7 +2,7 @@
  *
  * A row of the store with a status is such a failure: a wrong result, an error, a crash that took the process or the device
  * with it. It bars the kernel, in that version, from that very problem; and from all of that type and layout once it has failed
- * on three problems and on more than one in ten of those it was measured on. Memory that was short says nothing of the kernel, nor
+ * on three problems and on more than one in ten of those it was measured on, or has cost three processes or devices. Memory that was short says nothing of the kernel, nor
  * does a time that cannot be although the result is right (KS_ERR_NO_DATA): the clock, or the rates that it was held against, may
  * be wrong. */
 #ifndef KS_FAILURES_H
@@ -13,10 +13,15 @@
 typedef struct ks_failure {
     ks_problem problem;
     int kernel; /* row of the table */
+    bool ruinous;
 } ks_failure;
+
+/* How the reason of a kernel begins that took the device with it, which no other work of the process gets back. */
+#define KS_LOST_DEVICE "lost the device: "
 
 typedef struct ks_tally {
     size_t good, bad; /* rows; problems, once sorted */
+    size_t ruinous;   /* problems that cost the device or the process, once sorted */
 } ks_tally;
 
 /* Zeroed: nothing has failed. */

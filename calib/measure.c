@@ -12,11 +12,12 @@
 enum { MOST_CALLS = 64 };
 
 static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
-static const double sample_long_s = 1e-3;   /* one sample this long tells who is far behind; of shorter ones, three */
-static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
-static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
-static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
-static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
+static const double sample_long_s = 1e-3;   /* of shorter ones it takes three to tell who is far behind */
+static const double held_up = 1.3;      /* times the run that was checked: what so long a sample tells is in doubt */
+static const double far_behind = 1.6;   /* times the fastest: not in the race for first place */
+static const double patience = 3;       /* times max_s, or what a race took: the most for what is in doubt */
+static const double floor_share = 0.35; /* of the roofline time: nothing can be faster */
+static const double energy_least_s = 0.3; /* energy counters tick every 20 to 100 ms */
 
 /* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there
  * the flops are held against the fastest type. */
@@ -51,7 +52,7 @@ static bool is_lost(ks_measurer *m, ks_measurement *out)
     if (ks_device_wait(&m->device) == KS_OK) return false;
     snprintf(why, sizeof why, "%s", ks_status_message(KS_ERR_DEVICE));
     out->status = KS_ERR_DEVICE, out->time_s = NAN;
-    snprintf(out->reason, sizeof out->reason, "lost the device: %.72s", why);
+    snprintf(out->reason, sizeof out->reason, KS_LOST_DEVICE "%.72s", why);
     m->lost = *out;
     ks_fail(KS_ERR_DEVICE, "\"%s\" was lost to %s: %s", m->device.name, out->kernel, why);
     return true;
@@ -109,7 +110,8 @@ typedef struct race {
     int count, least, most; /* kernels; rounds */
     bool full;
     double own[KS_MAX_KERNELS][KS_MAX_SAMPLES];
-    int calls[KS_MAX_KERNELS]; /* in a sample; 0: failed */
+    double first_s[KS_MAX_KERNELS]; /* what the run took that was checked */
+    int calls[KS_MAX_KERNELS];      /* in a sample; 0: failed */
     bool unsteady[KS_MAX_KERNELS];
     double start_s, max_s; /* max_s: INFINITY if there is no limit */
     double round_s;        /* the quickest round so far */
@@ -130,11 +132,12 @@ static ks_status enter(race *r)
     ks_measurer *m = r->measurer;
     for (int q = 0; q < r->count; q++) {
         ks_measurement *out = &r->out[q];
-        double first_s;
         ks_measurer_tell(m, out);
-        out->status = ks_measurer_check(m, r->problem, r->kernels[q], &first_s, out->reason, sizeof out->reason);
+        out->status =
+            ks_measurer_check(m, r->problem, r->kernels[q], &r->first_s[q], out->reason, sizeof out->reason);
         if (out->status != KS_OK && is_lost(m, out)) return KS_ERR_DEVICE;
         if (out->status != KS_OK) continue;
+        double first_s = r->first_s[q];
         if (first_s < 100 * sample_least_s || m->device.backend != KS_CPU)
             first_s = ks_measurer_time(m, r->problem, r->kernels[q], 1); /* the first run pays for much else */
         if (first_s < 0 && drop(r, q) != KS_OK) return KS_ERR_DEVICE;
@@ -153,7 +156,7 @@ static ks_status take_sample(race *r, int q)
     const double time = ks_measurer_time(r->measurer, r->problem, r->kernels[q], r->calls[q]);
     if (time >= 0) {
         r->own[q][out->samples++] = time / r->calls[q];
-        out->time_s = ks_samples_quantile(r->own[q], out->samples, 0.5);
+        out->time_s = ks_samples_time(r->own[q], out->samples);
         return KS_OK;
     }
     return drop(r, q);
@@ -196,6 +199,15 @@ static const char *verdict(const race *r, int round, int best, int second)
     return round >= 2 && is_late(r, round < r->least && fits ? patience : 1) ? "time limit" : NULL;
 }
 
+/* Whether the kernel is behind, and has shown it: by three samples, by a long one that took no longer than the run before, or by
+ * two long ones. */
+static bool is_far_behind(const race *r, int q, double best_s)
+{
+    const double time_s = r->out[q].time_s;
+    const int telling = time_s <= sample_long_s ? 3 : time_s < held_up * r->first_s[q] ? 1 : 2;
+    return r->out[q].samples >= telling && time_s > far_behind * best_s;
+}
+
 static ks_status run_rounds(race *r, const char **why)
 {
     for (int round = 0; round < r->most; round++) {
@@ -206,10 +218,8 @@ static ks_status run_rounds(race *r, const char **why)
         const double start = ks_now_s();
         for (int turn = 0; turn < r->count; turn++) {
             const int q = (turn + round) % r->count;
-            const ks_measurement *out = &r->out[q];
             if (r->calls[q] == 0) continue;
-            const bool telling = out->samples >= (out->time_s > sample_long_s ? 1 : 3);
-            if (telling && best >= 0 && !r->full && out->time_s > far_behind * r->out[best].time_s) continue;
+            if (best >= 0 && !r->full && is_far_behind(r, q, r->out[best].time_s)) continue;
             const ks_status s = take_sample(r, q);
             if (s != KS_OK) return s;
         }
@@ -308,15 +318,14 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
     if (s == KS_OK) s = find_unsteady(&r);
     if (s != KS_OK) return s;
 
-    ks_device_state state;
-    ks_device_state_read(&m->device, &state);
+    const ks_device_state *state = ks_measurer_state(m);
     for (int q = 0; q < count; q++) {
         if (raw) memcpy(raw + q * KS_MAX_SAMPLES, r.own[q], (size_t)out[q].samples * sizeof *raw);
         if (out[q].status != KS_OK || out[q].samples == 0) {
             out[q].time_s = NAN;
             continue;
         }
-        sum_up(&r, q, why, &state);
+        sum_up(&r, q, why, state);
         if (out[q].time_s < floor_s(&m->device, p)) {
             snprintf(out[q].reason, sizeof out[q].reason, "%.3g s is below the physical floor", out[q].time_s);
             if (check_again(m, p, kernels[q], &out[q]) == KS_OK) out[q].status = KS_ERR_NO_DATA, out[q].time_s = NAN;

@@ -15,7 +15,8 @@
 
 enum { ALIGN = 256, CHECKED_OUTPUTS = 24 };
 
-static const double memory_share = 0.7; /* of the device's memory, where nothing else is said */
+static const double memory_share = 0.7;   /* of the device's memory, where nothing else is said */
+static const double state_fresh_s = 0.25; /* how long what the device said of its clock is taken for true */
 
 static size_t round_up(size_t bytes)
 {
@@ -184,6 +185,14 @@ void ks_measurer_tell(const ks_measurer *m, const ks_measurement *running)
     if (m->setup.running) m->setup.running(m->setup.user, running);
 }
 
+const ks_device_state *ks_measurer_state(ks_measurer *m)
+{
+    const double now = ks_now_s();
+    if (m->state_s == 0 || now > m->state_s + state_fresh_s)
+        ks_device_state_read(&m->device, &m->state), m->state_s = now;
+    return &m->state;
+}
+
 const ks_measurement *ks_measurer_lost_to(const ks_measurer *m)
 {
     return *m->lost.kernel ? &m->lost : NULL;
@@ -242,11 +251,10 @@ ks_status ks_measurer_check(ks_measurer *m, const ks_problem *p, const ks_kernel
     const int64_t count = ks_y_count(p);
     const size_t bytes = ks_type_bytes(p->type), row = (size_t)p->c * bytes;
     int64_t index[CHECKED_OUTPUTS];
-    ks_status s = KS_OK;
-    for (int i = 0; s == KS_OK && i < CHECKED_OUTPUTS; i++) { /* NaN: what is not written is found */
+    for (int i = 0; i < CHECKED_OUTPUTS; i++)
         index[i] = i == 0 ? 0 : i == 1 ? count - 1 : (int64_t)(ks_random(&m->random) % (uint64_t)count);
-        s = ks_memory_set(&m->device, (char *)args.y + (size_t)index[i] * bytes, 0xff, bytes);
-    }
+    ks_status s = ks_memory_set_some(&m->device, args.y, 0xff, bytes, index,
+                                     CHECKED_OUTPUTS); /* NaN: what is not written is found */
     double start = ks_now_s();
     if (s == KS_OK) s = kernel->run(p, &args);
     if (s == KS_OK) s = ks_device_wait(&m->device);

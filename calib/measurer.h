@@ -18,6 +18,8 @@ struct ks_measurer {
     size_t fetched_bytes;
     uint64_t random;
     ks_measurer_setup setup;
+    ks_device_state state; /* clock and throttling, as they were at state_s */
+    double state_s;
     double most_bytes;   /* INFINITY: not known */
     ks_measurement lost; /* of whom the device was lost to, if it was: else without a kernel */
 };
@@ -38,5 +40,8 @@ double ks_measurer_time(ks_measurer *m, const ks_problem *p, const ks_kernel *ke
  * took; reason, of `size` bytes, says what is wrong. */
 ks_status ks_measurer_check(ks_measurer *m, const ks_problem *p, const ks_kernel *kernel, double *first_s,
                             char *reason, size_t size);
+
+/* The device's clock and whether it is held down, a quarter of a second old at most: to ask costs milliseconds. */
+const ks_device_state *ks_measurer_state(ks_measurer *m);
 
 #endif

@@ -36,6 +36,11 @@ double ks_samples_quantile(const double *samples, int count, double at)
     return below + 1 < count ? sorted[below] + (place - below) * (sorted[below + 1] - sorted[below]) : sorted[below];
 }
 
+double ks_samples_time(const double *samples, int count)
+{
+    return ks_samples_quantile(samples, count, count == 2 ? 0 : 0.5);
+}
+
 int ks_samples_slow(const double *samples, int count)
 {
     const double limit = slow_times * ks_samples_quantile(samples, count, 0.5);

@@ -11,6 +11,9 @@ double ks_samples_mean(const double *samples, int count);
 /* The quantile of unsorted samples, at most KS_MAX_SAMPLES, by interpolation. */
 double ks_samples_quantile(const double *samples, int count, double at);
 
+/* A kernel's time: the median; of two the lesser, since what holds a run up only adds. */
+double ks_samples_time(const double *samples, int count);
+
 /* How many took over twice the median. */
 int ks_samples_slow(const double *samples, int count);
 

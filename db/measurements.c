@@ -245,40 +245,56 @@ ks_status ks_rows_thin(ks_store *store, int64_t window)
     return status;
 }
 
-ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw)
+/* Sample times as the store has them: little-endian bytes. */
+static uint64_t *blob_of(const double *raw, size_t count)
+{
+    uint64_t *blob = malloc(count * sizeof *blob);
+    for (size_t i = 0; blob && i < count; i++) {
+        memcpy(&blob[i], &raw[i], sizeof *blob);
+        blob[i] = htole64(blob[i]);
+    }
+    return blob;
+}
+
+static ks_status add_one(ks_adder *add, const ks_measurement *m, const double *raw, double now_s, int64_t *thinnable)
 {
     ks_row r = {.m = *m, .cache_state = "cold", .clock_hz = m->clock_hz > 0 ? m->clock_hz : NAN};
-    ks_adder add = {0};
-    uint64_t *blob = NULL;
-    char text[160];
+    const size_t count = raw && m->samples > 0 ? (size_t)m->samples : 0;
+    uint64_t *blob = count ? blob_of(raw, count) : NULL;
     int64_t added = 0;
-    if (ks_measurement_fault(m, text, sizeof text)) return ks_fail(KS_ERR_ARGUMENT, "a measurement: %s", text);
-    if (m->measured_at_s == 0) {
-        struct timespec now;
-        clock_gettime(CLOCK_REALTIME, &now);
-        r.m.measured_at_s = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    }
-    if (raw && m->samples > 0) {
-        size_t count = (size_t)m->samples;
-        blob = malloc(count * sizeof *blob);
-        if (!blob) return ks_fail(KS_ERR_MEMORY, "no memory for %zu samples", count);
-        for (size_t i = 0; i < count; i++) {
-            memcpy(&blob[i], &raw[i], sizeof *blob);
-            blob[i] = htole64(blob[i]);
-        }
-        r.raw = blob;
-        r.raw_bytes = count * sizeof *blob;
-    }
-    ks_status status = ks_sql_begin(store);
-    if (status == KS_OK) {
-        status = ks_adder_open(store, &add);
-        if (status == KS_OK) status = ks_adder_add(&add, &r, &added);
-        ks_adder_close(&add);
-        if (status == KS_OK && r.raw && added) status = ks_rows_thin(store, THINNED_AT_ONCE);
-        status = ks_sql_end(store, status);
-    }
+    if (count && !blob) return ks_fail(KS_ERR_MEMORY, "no memory for %zu samples", count);
+    if (m->measured_at_s == 0) r.m.measured_at_s = now_s;
+    r.raw = blob, r.raw_bytes = count * sizeof *blob;
+    const ks_status status = ks_adder_add(add, &r, &added);
+    if (blob) *thinnable += added;
     free(blob);
     return status;
+}
+
+ks_status ks_store_add_all(ks_store *store, const ks_measurement *m, int count, const double *raw, int raw_step)
+{
+    ks_adder add = {0};
+    char text[160];
+    int64_t thinnable = 0;
+    struct timespec now;
+    for (int i = 0; i < count; i++)
+        if (ks_measurement_fault(&m[i], text, sizeof text))
+            return ks_fail(KS_ERR_ARGUMENT, "a measurement: %s", text);
+    clock_gettime(CLOCK_REALTIME, &now);
+    ks_status status = ks_sql_begin(store);
+    if (status != KS_OK) return status;
+    status = ks_adder_open(store, &add);
+    for (int i = 0; status == KS_OK && i < count; i++)
+        status = add_one(&add, &m[i], raw ? raw + (ptrdiff_t)i * raw_step : NULL,
+                         (double)now.tv_sec + 1e-9 * (double)now.tv_nsec, &thinnable);
+    ks_adder_close(&add);
+    if (status == KS_OK && thinnable) status = ks_rows_thin(store, THINNED_AT_ONCE);
+    return ks_sql_end(store, status);
+}
+
+ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw)
+{
+    return ks_store_add_all(store, m, 1, raw, 0);
 }
 
 ks_status ks_store_import(ks_store *store, const ks_table *table, int64_t *added)

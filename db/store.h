@@ -41,6 +41,8 @@ ks_status ks_store_each_device(ks_store *store, bool (*visit)(void *user, const 
  * in the store yet is added by name alone. measured_at_s 0 means now. A row equal in every field, time of day included, to
  * one already there is the same measurement and is not doubled. */
 ks_status ks_store_add(ks_store *store, const ks_measurement *m, const double *raw);
+/* The same for several at once, in one commit: all or none. The samples of m[i], if raw is given, begin at raw[i * raw_step]. */
+ks_status ks_store_add_all(ks_store *store, const ks_measurement *m, int count, const double *raw, int raw_step);
 
 /* What to read; zeroed fields select everything. */
 typedef struct ks_store_filter {

@@ -25,6 +25,8 @@ typedef struct ks_backend_ops {
     ks_status (*gather)(const ks_device *device, void *to_host, const void *from_device, size_t element_bytes,
                         const int64_t *starts, int runs, int64_t step, int64_t count);
     ks_status (*set)(const ks_device *device, void *memory, int byte, size_t bytes);
+    ks_status (*set_some)(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                          int count);
     ks_status (*randomise)(const ks_device *device, void *memory, size_t bytes, uint64_t seed);
     ks_status (*copy)(const ks_device *device, void *to, const void *from, size_t bytes, void *stream);
     ks_status (*check)(const ks_device *device, const void *memory, size_t bytes, const char *name);

@@ -40,6 +40,8 @@ ks_status ks_cuda_get(const ks_device *device, void *to_host, const void *from_d
 ks_status ks_cuda_gather(const ks_device *device, void *to_host, const void *from_device, size_t element_bytes,
                          const int64_t *starts, int runs, int64_t step, int64_t count);
 ks_status ks_cuda_set(const ks_device *device, void *memory, int byte, size_t bytes);
+ks_status ks_cuda_set_some(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                           int count);
 ks_status ks_cuda_randomise(const ks_device *device, void *memory, size_t bytes, uint64_t seed);
 ks_status ks_cuda_copy(const ks_device *device, void *to, const void *from, size_t bytes, void *stream);
 ks_status ks_cuda_wait(const ks_device *device);

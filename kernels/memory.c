@@ -50,6 +50,12 @@ ks_status ks_memory_set(const ks_device *device, void *memory, int byte, size_t 
     return ops_of(device)->set(device, memory, byte, bytes);
 }
 
+ks_status ks_memory_set_some(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                             int count)
+{
+    return ops_of(device)->set_some(device, memory, byte, element_bytes, at, count);
+}
+
 ks_status ks_memory_randomise(const ks_device *device, void *memory, size_t bytes, uint64_t seed)
 {
     return ops_of(device)->randomise(device, memory, bytes, seed);

@@ -25,6 +25,9 @@ ks_status ks_memory_get(const ks_device *device, void *to_host, const void *from
 ks_status ks_memory_gather(const ks_device *device, void *to_host, const void *from_device, size_t element_bytes,
                            const int64_t *starts, int runs, int64_t step, int64_t count);
 ks_status ks_memory_set(const ks_device *device, void *memory, int byte, size_t bytes);
+/* The same for single elements of an array: those at[0], at[1], ... */
+ks_status ks_memory_set_some(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                             int count);
 
 /* Fills with numbers that are ordinary in every type: every 16 bits are a sign and 0x3e00..0x3fff. As float16 that is 1.5
  * to 2 in magnitude, and as bfloat16, float32 and float64 (the upper 16 bits decide) between 0.1 and 2, 0.1 and 2, and

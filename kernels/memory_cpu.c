@@ -122,6 +122,14 @@ static ks_status set(const ks_device *device, void *memory, int byte, size_t byt
     return KS_OK;
 }
 
+static ks_status set_some(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                          int count)
+{
+    (void)device;
+    for (int i = 0; i < count; i++) memset((char *)memory + (size_t)at[i] * element_bytes, byte, element_bytes);
+    return KS_OK;
+}
+
 /* The same words as memory_cuda.cu makes: splitmix64, counted. */
 static ks_status randomise(const ks_device *device, void *memory, size_t bytes, uint64_t seed)
 {
@@ -212,6 +220,7 @@ const ks_backend_ops ks_backend_cpu = {.count = count,
                                        .get = copy_bytes,
                                        .gather = gather,
                                        .set = set,
+                                       .set_some = set_some,
                                        .randomise = randomise,
                                        .copy = copy,
                                        .check = check,

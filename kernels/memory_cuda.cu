@@ -105,15 +105,47 @@ struct starts_of_runs {
     int64_t at[RUNS];
 };
 
-/* Byte by byte: it moves kilobytes, from any alignment. Run r is blockIdx.y; count elements of each, from element `first`. */
-static __global__ void gather(unsigned char *to, const unsigned char *from, int bytes, starts_of_runs starts,
-                              int64_t step, int64_t first, int64_t count)
+/* In units of T, `units` of which make an element: whatever the addresses allow. Run r is blockIdx.y; count elements of each,
+ * from element `first`. */
+template <typename T>
+static __global__ void gather(T *to, const T *from, int units, starts_of_runs starts, int64_t step, int64_t first,
+                              int64_t count)
 {
     const int64_t q = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (q >= count) return;
-    const unsigned char *source = from + (starts.at[blockIdx.y] + (first + q) * step) * bytes;
-    unsigned char *target = to + (blockIdx.y * count + q) * bytes;
-    for (int k = 0; k < bytes; k++) target[k] = source[k];
+    const T *source = from + (starts.at[blockIdx.y] + (first + q) * step) * units;
+    T *target = to + (blockIdx.y * count + q) * units;
+    for (int k = 0; k < units; k++) target[k] = source[k];
+}
+
+template <typename T>
+static cudaError_t launch_gather(void *to, const void *from, size_t element_bytes, const starts_of_runs &starts,
+                                 int runs, int64_t step, int64_t first, int64_t count)
+{
+    const dim3 grid((unsigned)((count + 127) / 128), (unsigned)runs);
+    return ks_launch(gather<T>, grid, 128, 0, NULL, (T *)to, (const T *)from, (int)(element_bytes / sizeof(T)),
+                     starts, step, first, count);
+}
+
+static __global__ void set_some(unsigned char *memory, int byte, int bytes, starts_of_runs starts)
+{
+    for (int k = 0; k < bytes; k++) memory[starts.at[threadIdx.x] * bytes + k] = (unsigned char)byte;
+}
+
+ks_status ks_cuda_set_some(const ks_device *device, void *memory, int byte, size_t element_bytes, const int64_t *at,
+                           int count)
+{
+    ks_status s = KS_OK;
+    for (int i = 0; s == KS_OK && i < count; i += RUNS) {
+        const int now = count - i < RUNS ? count - i : RUNS;
+        starts_of_runs starts;
+        memcpy(starts.at, at + i, (size_t)now * sizeof *at);
+        s = on_device(device, "filling device memory", [&] {
+            return ks_launch(set_some, 1, (unsigned)now, 0, NULL, (unsigned char *)memory, byte, (int)element_bytes,
+                             starts);
+        });
+    }
+    return s;
 }
 
 /* The kernel writes into pinned host memory, so that one launch fetches everything, however scattered it lies. */
@@ -139,9 +171,12 @@ ks_status ks_cuda_gather(const ks_device *device, void *to_host, const void *fro
                                                         cudaHostAllocMapped | cudaHostAllocPortable);
                 if (e == cudaSuccess) e = cudaHostGetDevicePointer(&mapped, staging, 0);
                 if (e != cudaSuccess) return e;
-                const dim3 grid((unsigned)((some + 127) / 128), (unsigned)now);
-                return ks_launch(gather, grid, 128, 0, NULL, (unsigned char *)mapped,
-                                 (const unsigned char *)from_device, (int)element_bytes, from, step, first, some);
+                const uintptr_t odd = (uintptr_t)from_device | element_bytes;
+                const auto launch = odd % 8 == 0   ? launch_gather<uint64_t>
+                                    : odd % 4 == 0 ? launch_gather<uint32_t>
+                                    : odd % 2 == 0 ? launch_gather<uint16_t>
+                                                   : launch_gather<unsigned char>;
+                return launch(mapped, from_device, element_bytes, from, now, step, first, some);
             });
             for (int i = 0; s == KS_OK && i < now; i++)
                 memcpy((char *)to_host + ((size_t)(r + i) * (size_t)count + (size_t)first) * element_bytes,

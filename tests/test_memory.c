@@ -77,15 +77,40 @@ static void test_gather(void **state)
         unsigned char *memory = take(&devices[d], BYTES);
         assert_int_equal(ks_memory_randomise(&devices[d], memory, BYTES, 3), KS_OK);
         assert_int_equal(ks_memory_get(&devices[d], host, memory, BYTES), KS_OK);
-        for (size_t size = 2; size <= 8; size *= 2) {
+        for (size_t turn = 0; turn < 6; turn++) {
+            const size_t size = (size_t)2 << turn % 3, from = turn < 3 ? 1 : 2 * size;
             int64_t starts[RUNS];
             const int64_t step = 1 + (int64_t)size * 37;
-            for (int r = 0; r < RUNS; r++) starts[r] = (r * 7919) % ((BYTES - 1) / (int64_t)size - COUNT * step);
-            assert_int_equal(ks_memory_gather(&devices[d], got, memory + 1, size, starts, RUNS, step, COUNT), KS_OK);
+            for (int r = 0; r < RUNS; r++) starts[r] = (r * 7919) % ((BYTES - 16) / (int64_t)size - COUNT * step);
+            assert_int_equal(ks_memory_gather(&devices[d], got, memory + from, size, starts, RUNS, step, COUNT),
+                             KS_OK);
             for (int r = 0; r < RUNS; r++)
                 for (int q = 0; q < COUNT; q++)
                     assert_memory_equal(got + (size_t)(r * COUNT + q) * size,
-                                        host + 1 + (size_t)(starts[r] + q * step) * size, size);
+                                        host + from + (size_t)(starts[r] + q * step) * size, size);
+        }
+        ks_memory_free(&devices[d], memory);
+    }
+}
+
+/* These elements and no others, and more of them than go in one launch. */
+static void test_set_some(void **state)
+{
+    enum { SOME = 70 };
+    static unsigned char host[BYTES];
+    (void)state;
+    for (int d = 0; d < device_count; d++) {
+        unsigned char *memory = take(&devices[d], BYTES);
+        for (size_t size = 2; size <= 8; size *= 2) {
+            int64_t at[SOME];
+            for (int i = 0; i < SOME; i++) at[i] = 3 * i;
+            assert_int_equal(ks_memory_set(&devices[d], memory, 0x11, BYTES), KS_OK);
+            assert_int_equal(ks_memory_set_some(&devices[d], memory + 1, 0xff, size, at, SOME), KS_OK);
+            assert_int_equal(ks_memory_get(&devices[d], host, memory, BYTES), KS_OK);
+            for (size_t i = 0; i < BYTES; i++) {
+                const size_t element = (i - 1) / size;
+                assert_int_equal(host[i], i > 0 && element % 3 == 0 && element < 3 * SOME ? 0xff : 0x11);
+            }
         }
         ks_memory_free(&devices[d], memory);
     }
@@ -181,8 +206,9 @@ static void test_state(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes), cmocka_unit_test(test_gather),   cmocka_unit_test(test_time),
-        cmocka_unit_test(test_pool),  cmocka_unit_test(test_failures), cmocka_unit_test(test_state),
+        cmocka_unit_test(test_bytes), cmocka_unit_test(test_gather), cmocka_unit_test(test_set_some),
+        cmocka_unit_test(test_time),  cmocka_unit_test(test_pool),   cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_state),
     };
     return cmocka_run_group_tests(tests, find_devices, NULL);
 }

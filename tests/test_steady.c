@@ -52,6 +52,8 @@ static void test_numbers(void **state)
     assert_true(ks_samples_quantile(samples, 5, 0) == 1 && ks_samples_quantile(samples, 5, 1) == 30);
     assert_true(ks_samples_quantile(samples, 5, 0.5) == 3 && ks_samples_quantile(samples, 4, 0.5) == 2.5);
     assert_true(ks_samples_quantile(samples, 1, 0.75) == 5);
+    assert_true(ks_samples_time(samples, 5) == 3 && ks_samples_time(samples, 2) == 1 &&
+                ks_samples_time(samples, 1) == 5);
     assert_int_equal(ks_samples_slow(samples, 5), 1);
     assert_int_equal(ks_samples_slow(samples, 4), 0); /* twice the median is not over it */
     assert_true(samples[0] == 5 && samples[4] == 30);

@@ -1,6 +1,7 @@
 /* Kernels that are wrong, crash, end the process, hang, stop early or jump about, in the table beside the real ones (made.h), on
  * the CPU; and what a store makes of failures. */
 #include "apart.h"
+#include "failures.h"
 #include "knowledge.h"
 #include "made.h"
 #include "own_clock.h"
@@ -277,6 +278,44 @@ static void test_failures_count(void **state)
     ks_store_close(store);
 }
 
+/* Whether fused.cpu may still run on a fresh problem after it was good on 40 and failed like that on some. */
+static bool is_spared(int failed, ks_status status, const char *reason)
+{
+    const ks_kernel *own = ks_kernel_find("fused.cpu"), *kernels[] = {own};
+    ks_failures f = {0};
+    ks_problem p = usual;
+    ks_device cpu;
+    ks_device_cpu(&cpu);
+    for (int i = 0; i < 40 + failed; i++) {
+        p.batch = i + 1;
+        ks_measurement m = known_row(cpu.name, &p, own->name, KS_FUSED, 1e-3);
+        m.kernel_version = own->version;
+        if (i >= 40) {
+            m.status = status;
+            snprintf(m.reason, sizeof m.reason, "%s", reason);
+        }
+        assert_true(ks_failures_see(&f, &m));
+    }
+    ks_failures_sort(&f);
+    p.batch = 1000;
+    const bool spared = ks_failures_spare(&f, &p, kernels, 1) == 1;
+    ks_failures_free(&f);
+    return spared;
+}
+
+/* Three wrong results of 43 are those problems' own; what has cost three processes or devices is not let run again. */
+static void test_ruinous_failures(void **state)
+{
+    (void)state;
+    assert_true(is_spared(3, KS_ERR_WRONG_RESULT, "wrong result: output 0 is 1, must be 2"));
+    assert_true(is_spared(3, KS_ERR_DEVICE, "failed while it was timed"));
+    assert_false(is_spared(5, KS_ERR_WRONG_RESULT, "wrong result: output 0 is 1, must be 2"));
+    assert_true(is_spared(2, KS_ERR_DEVICE, KS_LOST_DEVICE "an illegal memory access was encountered"));
+    assert_false(is_spared(3, KS_ERR_DEVICE, KS_LOST_DEVICE "an illegal memory access was encountered"));
+    assert_true(is_spared(2, KS_ERR_INTERNAL, "crashed: Segmentation fault"));
+    assert_false(is_spared(3, KS_ERR_INTERNAL, "crashed: Segmentation fault"));
+}
+
 int main(int count, char **arguments)
 {
     setenv("KSAUTO_NUM_THREADS", "1", 1); /* see own_clock.h */
@@ -284,6 +323,7 @@ int main(int count, char **arguments)
     if (code >= 0) return code;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_apart),
+        cmocka_unit_test(test_ruinous_failures),
         cmocka_unit_test_setup_teardown(test_failures_count, sandbox_enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_wrong, sandbox_enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_crashing, sandbox_enter, sandbox_leave),
