@@ -9,7 +9,10 @@
  *
  * A kernel's time is its median. But one that is in the race and has runs of over twice the median is sampled on, beside the one
  * of the least mean, until it is known whether that is its own habit (steady.h). If it is, the mean is its time, for that is
- * what callers pay, and the reason begins with "unsteady". */
+ * what callers pay, and the reason begins with "unsteady".
+ *
+ * A race whose two fastest spread by over a fifth is run once more, and the calmer of both counts: on a virtual machine the
+ * neighbours hold up one race in fifty for longer than it lasts. */
 #ifndef KS_MEASURE_H
 #define KS_MEASURE_H
 

@@ -72,10 +72,11 @@ static piece_shape shape_of(const ks_problem *p, int rows)
 
 /* ---- cost ------------------------------------------------------------------------------------------------------------ */
 
-/* What the cost of a plan is made of, on an H100: fitted to 47 measurements of 13 pairs, all of which it meets to 11 %. None of
- * them is bound by memory: what warps issue, and how long copies take on the way to and from shared memory, is more. */
-static const double launch_s = 5.8e-6, round_of_copies_s = 0.147e-6;
-static const double instruction_s = 1.26e-9; /* of each of the four schedulers of a multiprocessor */
+/* What the cost of a plan is made of, on an H100: fitted to 113 measurements of 13 pairs, all of which it meets to 15 %. Few are
+ * bound by memory: what warps issue, and waiting for one another, is more. */
+static const double launch_s = 5.5e-6, weights_s = 11.6e-12; /* of each byte that a block keeps */
+static const double tile_s = 0.82e-6, round_of_copies_s = 0.071e-6;
+static const double instruction_s = 0.74e-9; /* of each of the four schedulers of a multiprocessor */
 static const double hopper_unit_bytes_per_s = 22e9, ampere_unit_bytes_per_s = 14e9;
 
 /* Instructions that a product of a tile takes all schedulers. */
@@ -85,7 +86,8 @@ static double instructions(const factor &f, const ks_problem *share, int rows)
     const int blocks = s.d * s.super_blocks, sums = blocks * s.m_tiles * s.columns * 4,
               operands = blocks * s.m_tiles * 8;
     const int64_t pieces = f.groups.by * rows / (16 * s.m_tiles);
-    return (double)(ks_ceil_div(pieces, WARPS) * WARPS) * (100 + 3.5 * sums + f.planes * (60 + 3.4 * operands));
+    const double plane = plane_width(f.c) / 32.0 * (60 + 3.4 * operands);
+    return (double)(ks_ceil_div(pieces, WARPS) * WARPS) * (100 + 3.5 * sums + f.planes * plane);
 }
 
 static double seconds_of(const plan &out, const ks_problem shares[2], const ks_problem pair[2],
@@ -97,10 +99,10 @@ static double seconds_of(const plan &out, const ks_problem shares[2], const ks_p
     const double bytes =
         SIZE * (double)(ks_x_count(&pair[1]) + ks_y_count(&pair[0]) + ks_k_count(&pair[0]) + ks_k_count(&pair[1]));
     const double issued = instructions(a.f[0], &shares[1], a.rows) + instructions(a.f[1], &shares[0], a.rows);
-    const double copies = (double)a.rows * (a.x.features + a.y.features) / PER_CHUNK / THREADS;
-    const double tile = issued / 4 * instruction_s + copies * round_of_copies_s;
+    const double copies = (double)a.rows * (a.x.features + a.y.features) / PER_CHUNK / COPY_THREADS;
+    const double tile = tile_s + issued / 4 * instruction_s + copies * round_of_copies_s;
     const double longest = (double)ks_ceil_div(a.units, out.blocks);
-    return launch_s + larger(bytes / rate, longest * tile);
+    return launch_s + a.k_bytes * weights_s + larger(bytes / rate, longest * tile);
 }
 
 /* ---- plans ----------------------------------------------------------------------------------------------------------- */
@@ -112,9 +114,9 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, int
     const piece_shape shape = shape_of(s, 16);
     const int64_t columns = 8 * shape.columns, whole = s->a * s->d * s->b;
     f->a = (int)s->a, f->b = (int)s->b, f->c = (int)s->c, f->d = (int)s->d;
-    f->planes = (int)ks_ceil_div(s->c, STEP);
+    f->planes = (int)ks_ceil_div(s->c, plane_width(s->c)), f->plane_row = plane_width(s->c) * SIZE;
     /* The last piece's columns beyond b are read, too. */
-    f->plane_bytes = (int)((whole + ks_round_up(s->b, columns) - s->b) * PLANE_ROW);
+    f->plane_bytes = (int)((whole + ks_round_up(s->b, columns) - s->b) * f->plane_row);
     f->k_outer = s->a * p->d * p->b, f->k_inner = run * p->b;
     f->stretch = (int)(inners > 1 ? run * s->b : whole), f->stretch_step = run * inners * p->b;
     f->stretches = (int)(whole / f->stretch);
@@ -126,12 +128,12 @@ static void fill_factor(factor *f, const ks_problem *p, const ks_problem *s, int
 /* X or Y: `width` is the pattern's c or b. */
 static void fill_side(side *x, const ks_problem *p, const ks_problem *s, int64_t width, int64_t run, int64_t inners)
 {
-    const int64_t features = s->a * width * s->d, lanes = ks_min(features / PER_CHUNK, THREADS);
+    const int64_t features = s->a * width * s->d, lanes = ks_min(features / PER_CHUNK, COPY_THREADS);
     x->row = p->a * width * p->d, x->outer = s->a * width * p->d, x->inner = run;
     x->features = (int)features;
     x->run = divide_by(inners > 1 ? run : features);
     x->step = (int)(inners > 1 ? run * inners : features);
-    x->lanes = divide_by(lanes), x->rows = (int)(THREADS / lanes);
+    x->lanes = divide_by(lanes), x->rows = (int)(COPY_THREADS / lanes);
 }
 
 /* Fills in the plan for tiles of so many rows and outers * inners slices; false if it does not fit. */
@@ -142,8 +144,9 @@ static bool follow(int rows, int64_t outers, int64_t inners, const ks_problem pa
     ks_problem s[2] = {pair[0], pair[1]};
     for (int q = 0; q < 2; q++) {
         s[q].a /= outers, s[q].d /= inners;
-        const int64_t planes = ks_ceil_div(s[q].c, STEP), k_rows = s[q].a * s[q].d * s[q].b;
-        if (!has_shape(&s[q]) || planes > MOST_PLANES || planes * k_rows * PLANE_ROW > INT32_MAX / 4) return false;
+        const int64_t width = plane_width(s[q].c), planes = ks_ceil_div(s[q].c, width);
+        const int64_t k_rows = s[q].a * s[q].d * s[q].b;
+        if (!has_shape(&s[q]) || planes > MOST_PLANES || planes * k_rows * width * SIZE > INT32_MAX / 4) return false;
     }
     const int64_t x_features = s[1].a * s[1].c * s[1].d, h_features = s[1].a * s[1].b * s[1].d;
     const int64_t y_features = s[0].a * s[0].b * s[0].d, widest = ks_max(x_features, y_features);
@@ -258,7 +261,7 @@ static ks_status run(const ks_problem pair[2], const ks_pair_args *args)
                                             (int)ks_cuda_shared_bytes(args->device)),
                        "shared memory of fused2.cuda");
     if (s == KS_OK)
-        s = ks_cuda_status(ks_launch(kernel, best->blocks, THREADS, best->shared_bytes, args->stream, a),
+        s = ks_cuda_status(ks_launch(kernel, best->blocks, ALL_THREADS, best->shared_bytes, args->stream, a),
                            "launch of fused2.cuda");
     ks_cuda_leave(previous);
     return s;

@@ -2,9 +2,11 @@
  * the CPU; and what a store makes of failures. */
 #include "apart.h"
 #include "failures.h"
+#include "measure.h"
 #include "knowledge.h"
 #include "made.h"
 #include "own_clock.h"
+#include "steady.h"
 #include "timer.h"
 
 #include <setjmp.h>
@@ -316,6 +318,72 @@ static void test_ruinous_failures(void **state)
     assert_false(is_spared(3, KS_ERR_INTERNAL, "crashed: Segmentation fault"));
 }
 
+/* ---- a machine that is busy for a while ------------------------------------------------------------------------------------ */
+
+static ks_status run_for(const ks_problem *p, const ks_run_args *args, double s)
+{
+    own_clock_ahead_s += s;
+    return ks_kernels()[0]->run(p, args);
+}
+
+static ks_status run_calm(const ks_problem *p, const ks_run_args *args)
+{
+    return run_for(p, args, 0.13);
+}
+
+static int held_up_runs; /* how many more are held up, but for two in five */
+
+static ks_status run_held_up(const ks_problem *p, const ks_run_args *args)
+{
+    return run_for(p, args, held_up_runs-- > 0 && held_up_runs % 5 > 1 ? 0.2 : 0.1);
+}
+
+static void no_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+{
+    (void)p, (void)device;
+    for (int t = 0; t < KS_NTERMS; t++) terms[t] = 1;
+}
+
+static bool any(const ks_problem *p, const ks_device *device)
+{
+    (void)p, (void)device;
+    return true;
+}
+
+static size_t nothing(const ks_problem *p, const ks_device *device)
+{
+    (void)p, (void)device;
+    return 0;
+}
+
+/* Going by one race the quicker kernel would lose. A race is of a look at each kernel, a first run and five samples. */
+static void test_held_up(void **state)
+{
+    const ks_kernel calm = {"made.calm", KS_FUSED, KS_CPU, 1, any, nothing, no_terms, run_calm},
+                    quick = {"made.quick", KS_BMM, KS_CPU, 1, any, nothing, no_terms, run_held_up};
+    const ks_kernel *kernels[] = {&calm, &quick};
+    const ks_measure_limits limits = {.min_samples = 5, .max_samples = 5};
+    ks_measurement out[2];
+    double raw[2 * KS_MAX_SAMPLES];
+    ks_measurer *m;
+    ks_device cpu;
+    (void)state;
+    ks_device_cpu(&cpu);
+    own_clock = true;
+    assert_int_equal(ks_measurer_open(&m, &cpu), KS_OK);
+    for (int turn = 0; turn < 2;
+         turn++) { /* for one race; and for good: then nothing can be done, and nobody waits for better */
+        held_up_runs = turn ? 1000 : 7;
+        assert_int_equal(ks_measure(m, &usual, kernels, 2, &limits, out, raw), KS_OK);
+        assert_true(out[1].status == KS_OK && out[1].samples == 5);
+        assert_true(turn ? out[1].time_s > 0.19 : out[1].time_s < 0.12);
+        assert_true(fabs(ks_samples_quantile(raw + KS_MAX_SAMPLES, 5, 0.5) - out[1].time_s) < 1e-9);
+    }
+    assert_true(held_up_runs > 1000 - 20);
+    ks_measurer_close(m);
+    own_clock = false;
+}
+
 int main(int count, char **arguments)
 {
     setenv("KSAUTO_NUM_THREADS", "1", 1); /* see own_clock.h */
@@ -324,6 +392,7 @@ int main(int count, char **arguments)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_apart),
         cmocka_unit_test(test_ruinous_failures),
+        cmocka_unit_test(test_held_up),
         cmocka_unit_test_setup_teardown(test_failures_count, sandbox_enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_wrong, sandbox_enter, sandbox_leave),
         cmocka_unit_test_setup_teardown(test_crashing, sandbox_enter, sandbox_leave),

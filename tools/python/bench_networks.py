@@ -13,8 +13,10 @@ The whole forward pass is timed, medians of --runs replays of a CUDA graph and o
     einsum    the KSLinears' factors by torch.einsum
     ks        KSLinears; in ViT the GELU between two of them is the first one's activation
     ks+dense  what KSLinear.for_inference makes of them: dense layers where those are predicted faster
+    free      for comparison: nothing in their places but a cut, or copies, of the input to the size of the output. No layer that
+              takes these places can make the network faster than that
 
-All but dense compute the same function; the largest difference to einsum is printed."""
+All but dense and free compute the same function; the largest difference to einsum is printed."""
 
 import copy
 import json
@@ -48,6 +50,19 @@ class EinsumLinear(torch.nn.Module):
             x = einsum(x, factor)
         x = x + self.bias
         return F.gelu(x) if self.activation == "gelu" else x
+
+
+class FreeLinear(torch.nn.Module):
+    """In a layer's place what costs next to nothing."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.inputs, self.outputs = layer.in_features, layer.out_features
+
+    def forward(self, x):
+        if self.outputs > self.inputs:
+            x = x.repeat(*[1] * (x.dim() - 1), -(-self.outputs // self.inputs))
+        return x[..., :self.outputs]
 
 
 class Attention(torch.nn.Module):
@@ -111,13 +126,14 @@ def variants_of(model, replace, rows, dtype):
     dense = copy.deepcopy(model).to(dtype)
     replace(model)
     ks = model.to(dtype)
-    by_einsum, allowed = copy.deepcopy(ks), copy.deepcopy(ks)
-    for parent, name, layer in places(by_einsum, KSLinear):
-        setattr(parent, name, EinsumLinear(layer))
+    by_einsum, allowed, free = (copy.deepcopy(ks) for _ in range(3))
+    for network, kind in (by_einsum, EinsumLinear), (free, FreeLinear):
+        for parent, name, layer in places(network, KSLinear):
+            setattr(parent, name, kind(layer))
     for kind in Attention, KSLinear:
         for parent, name, module in places(allowed, kind):
             setattr(parent, name, module.for_inference(rows))
-    return {"dense": dense, "einsum": by_einsum, "ks": ks, "ks+dense": allowed}
+    return {"dense": dense, "einsum": by_einsum, "ks": ks, "ks+dense": allowed, "free": free}
 
 
 def written(patterns):
@@ -181,7 +197,7 @@ def main():
             for name, (graph_s, call_s, off) in measured.items():
                 left = len(places(models[name], KSLinear))
                 print(f"  {dtype:5} {name:8} {graph_s * 1e3:9.3f} ({graph_s / dense[0]:5.3f}) {call_s * 1e3:12.3f} "
-                      f"({call_s / dense[1]:5.3f})" + ("" if name in ("dense", "einsum") else f" {off:9.1e}  {left}"), flush=True)
+                      f"({call_s / dense[1]:5.3f})" + ("" if name in ("dense", "einsum", "free") else f" {off:9.1e}  {left}"), flush=True)
                 rows.append({"network": title, "dtype": dtype, "variant": name, "graph_s": graph_s, "call_s": call_s,
                              "error": off, "ks_layers": left})
             if options.plans:
