@@ -2,9 +2,9 @@
  *
  * A row of the store with a status is such a failure: a wrong result, an error, a crash that took the process or the device
  * with it. It bars the kernel, in that version, from that very problem; and from all of that type and layout once it has failed
- * on three problems and on more than one in ten of those it was measured on, or has cost three processes or devices. Memory that was short says nothing of the kernel, nor
- * does a time that cannot be although the result is right (KS_ERR_NO_DATA): the clock, or the rates that it was held against, may
- * be wrong. */
+ * on three problems and on more than one in ten of those it was measured on, or has cost three processes or devices. Memory that
+ * was short says nothing of the kernel, nor does a time that cannot be although the result is right (KS_ERR_NO_DATA): the clock, or
+ * the rates that it was held against, may be wrong. */
 #ifndef KS_FAILURES_H
 #define KS_FAILURES_H
 

@@ -15,12 +15,12 @@ enum { MOST_CALLS = 64 };
 
 static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
 static const double sample_long_s = 1e-3;   /* of shorter ones it takes three to tell who is far behind */
-static const double held_up = 1.3;      /* times the run that was checked: what so long a sample tells is in doubt */
-static const double disturbed = 0.2;    /* a spread of the two fastest by which a race tells little */
-static const double far_behind = 1.6;   /* times the fastest: not in the race for first place */
-static const double patience = 3;       /* times max_s, or what a race took: the most for what is in doubt */
-static const double floor_share = 0.35; /* of the roofline time: nothing can be faster */
-static const double energy_least_s = 0.3; /* energy counters tick every 20 to 100 ms */
+static const double held_up = 1.3;          /* times the run that was checked: so long a sample is in doubt */
+static const double disturbed = 0.2;        /* a spread of the two fastest by which a race tells little */
+static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
+static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
+static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
+static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
 /* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there
  * the flops are held against the fastest type. */

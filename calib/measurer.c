@@ -253,8 +253,8 @@ ks_status ks_measurer_check(ks_measurer *m, const ks_problem *p, const ks_kernel
     int64_t index[CHECKED_OUTPUTS];
     for (int i = 0; i < CHECKED_OUTPUTS; i++)
         index[i] = i == 0 ? 0 : i == 1 ? count - 1 : (int64_t)(ks_random(&m->random) % (uint64_t)count);
-    ks_status s = ks_memory_set_some(&m->device, args.y, 0xff, bytes, index,
-                                     CHECKED_OUTPUTS); /* NaN: what is not written is found */
+    /* NaN: what is not written is found. */
+    ks_status s = ks_memory_set_some(&m->device, args.y, 0xff, bytes, index, CHECKED_OUTPUTS);
     double start = ks_now_s();
     if (s == KS_OK) s = kernel->run(p, &args);
     if (s == KS_OK) s = ks_device_wait(&m->device);

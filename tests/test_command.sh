@@ -441,6 +441,7 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     # Another BLAS, as far as OpenBLAS can play one: what has changed is told, and a few problems are measured again.
     expect 0 --db cal.db db info --json; json; quiet; holds '.stale == []'
     expect 0 devices --json; before=$(grep '"blas"' out | head -n 1)
+    own=${OPENBLAS_CORETYPE-}
     OPENBLAS_CORETYPE=Haswell
     export OPENBLAS_CORETYPE
     expect 0 devices --json
@@ -452,7 +453,7 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
         holds '.canaries >= 12 and .kept + .rescaled + .set_aside >= 2'
         expect 0 --db cal.db db info --json; json; holds '.stale | length == 1'
     fi
-    unset OPENBLAS_CORETYPE
+    if [ -n "$own" ]; then OPENBLAS_CORETYPE=$own; else unset OPENBLAS_CORETYPE; fi
     expect 0 --db cal.db calibrate --budget 2s --layout first
     expect 0 --db cal.db db info --json; json; holds '.stale == []'
     expect 1 --db /proc/none/x.db calibrate --budget 1s; says /proc/none "What helps" --db
