@@ -11,8 +11,6 @@
 
 enum { MOST_CALLS = 64 };
 
-#define KS_UNSTEADY_REASON "unsteady: "
-
 static const double sample_least_s = 40e-6; /* a sample shorter than this is a run of calls */
 static const double sample_long_s = 1e-3;   /* of shorter ones it takes three to tell who is far behind */
 static const double held_up = 1.3;          /* times the run that was checked: so long a sample is in doubt */
@@ -290,15 +288,28 @@ static void sum_up(const race *r, int q, const char *why, const ks_device_state 
     out->clock_hz = state->clock_hz;
     if (r->unsteady[q])
         snprintf(out->reason, sizeof out->reason,
-                 KS_UNSTEADY_REASON "%d of %d runs took over twice the median; the mean counts",
+                 "unsteady: %d of %d runs took over twice the median; the mean counts",
                  ks_samples_slow(own, out->samples), out->samples);
     else
         snprintf(out->reason, sizeof out->reason, "%s%s%s", why, *state->throttle ? "; clock held down: " : "",
                  state->throttle);
 }
 
+/* The wider spread of the two fastest, on which their order hangs; 0 where it is a kernel's own, or where one failed, which another
+ * race must not make forget. */
+static double disturbance(const race *r)
+{
+    int best, second;
+    for (int q = 0; q < r->count; q++)
+        if (r->out[q].status != KS_OK) return 0;
+    find_leaders(r, &best, &second);
+    if (second < 0 || r->unsteady[best] || r->unsteady[second]) return 0;
+    return fmax(r->out[best].spread, r->out[second].spread);
+}
+
+/* *spread: the race's disturbance. */
 static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
-                          const ks_measure_limits *limits, ks_measurement *out, double *raw)
+                          const ks_measure_limits *limits, ks_measurement *out, double *raw, double *spread)
 {
     const ks_measure_limits defaults = {0}, *l = limits ? limits : &defaults;
     race r = {.measurer = m,
@@ -343,37 +354,19 @@ static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *
     }
     s = check_winner(m, p, kernels, count, out);
     if (s == KS_OK) ks_measurer_tell(m, NULL);
+    *spread = disturbance(&r);
     return s;
-}
-
-/* The wider spread of the two fastest, on which their order hangs; 0 where it is a kernel's own, or where one failed, which another
- * race must not make forget. */
-static double disturbance(const ks_measurement *out, int count)
-{
-    const ks_measurement *best = NULL, *second = NULL;
-    for (int q = 0; q < count; q++) {
-        if (out[q].status != KS_OK) return 0;
-        if (isnan(out[q].time_s)) continue;
-        if (!best || out[q].time_s < best->time_s)
-            second = best, best = &out[q];
-        else if (!second || out[q].time_s < second->time_s)
-            second = &out[q];
-    }
-    if (!second || strncmp(best->reason, KS_UNSTEADY_REASON, sizeof KS_UNSTEADY_REASON - 1) == 0 ||
-        strncmp(second->reason, KS_UNSTEADY_REASON, sizeof KS_UNSTEADY_REASON - 1) == 0)
-        return 0;
-    return fmax(best->spread, second->spread);
 }
 
 ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
                      const ks_measure_limits *limits, ks_measurement *out, double *raw)
 {
     ks_measurement again[KS_MAX_KERNELS];
-    double again_raw[KS_MAX_KERNELS * KS_MAX_SAMPLES];
-    ks_status s = run_race(m, p, kernels, count, limits, out, raw);
-    if (s != KS_OK || disturbance(out, count) <= disturbed) return s;
-    s = run_race(m, p, kernels, count, limits, again, raw ? again_raw : NULL);
-    if (s != KS_OK || disturbance(again, count) >= disturbance(out, count)) return s;
+    double again_raw[KS_MAX_KERNELS * KS_MAX_SAMPLES], spread, again_spread;
+    ks_status s = run_race(m, p, kernels, count, limits, out, raw, &spread);
+    if (s != KS_OK || spread <= disturbed) return s;
+    s = run_race(m, p, kernels, count, limits, again, raw ? again_raw : NULL, &again_spread);
+    if (s != KS_OK || again_spread >= spread) return s;
     memcpy(out, again, (size_t)count * sizeof *out);
     if (raw) memcpy(raw, again_raw, (size_t)count * KS_MAX_SAMPLES * sizeof *raw);
     return KS_OK;

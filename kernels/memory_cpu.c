@@ -4,13 +4,13 @@
 #include "fused_core.h"
 #include "pool.h"
 #include "rapl.h"
+#include "timer.h"
 
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ALIGN = 64, COPY_PIECE = 1 << 20 };
 
@@ -186,21 +186,14 @@ static ks_status wait(const ks_device *device)
     return KS_OK;
 }
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static ks_status time_calls(const ks_device *device, ks_timed_body *body, void *user, int calls, double *seconds)
 {
     (void)device;
     ks_pool_wake();
-    const double start = now_s();
+    const double start = ks_now_s();
     ks_status s = KS_OK;
     for (int i = 0; s == KS_OK && i < calls; i++) s = body(user, i, NULL);
-    *seconds = now_s() - start;
+    *seconds = ks_now_s() - start;
     return s;
 }
 

@@ -9,6 +9,7 @@
  *
  * Why not OpenMP: a team per calling thread oversubscribes, and ThreadSanitizer cannot see into libgomp. */
 #include "pool.h"
+#include "timer.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -16,7 +17,6 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { MAX_THREADS = 256, SPINS = 4000 };
 
@@ -171,20 +171,13 @@ __attribute__((destructor)) static void stop_workers(void)
     pthread_mutex_unlock(&team.owner);
 }
 
-static double now_s(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 void ks_pool_run(int64_t tasks, double alone_s, void (*task)(void *, int64_t, int), void *arg)
 {
     if (tasks < 2 || alone_s <= KS_POOL_LEAST_S || ks_pool_threads() < 2 || pthread_mutex_trylock(&team.owner) != 0) {
         for (int64_t i = 0; i < tasks; i++) task(arg, i, 0);
         return;
     }
-    const bool wakes = alone_s >= wake_s || now_s() - team.ended_s < row_s;
+    const bool wakes = alone_s >= wake_s || ks_now_s() - team.ended_s < row_s;
     if (!team.started && wakes) start_workers();
     team.task = task, team.arg = arg, team.tasks = tasks;
     atomic_store_explicit(&team.next, 0, memory_order_relaxed);
@@ -198,7 +191,7 @@ void ks_pool_run(int64_t tasks, double alone_s, void (*task)(void *, int64_t, in
             relax();
         else
             sched_yield();
-    team.ended_s = now_s();
+    team.ended_s = ks_now_s();
     pthread_mutex_unlock(&team.owner);
 }
 
