@@ -48,28 +48,39 @@ static bool has_cublas(const ks_device *device)
     return device->backend == KS_CUDA && (device->blas[0] || ks_cublas_available());
 }
 
+/* What reaches tensor cores in 2-byte types: rows of whole pieces of 16 bytes, or so much less as `row` and `other` elements leave. */
+static double pieces_for_one(const ks_problem *p, int64_t row, int64_t other)
+{
+    enum { PIECE_BYTES = 16 };
+    const int64_t size = (int64_t)ks_type_bytes(p->type), bytes = (row | other | PIECE_BYTES) * size;
+    return size == 2 ? (double)PIECE_BYTES / (double)ks_min(bytes & -bytes, PIECE_BYTES) : 1;
+}
+
 /* cuBLAS's time by tiles: all units work as long as the one with most tiles. It has tiles of many shapes, smaller ones with
- * more reads a product, and splits long sums where there are fewer tiles than units: taken is what needs fewest flops. */
-static void gemm_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
+ * more reads a product, and splits long sums where there are fewer tiles than units, though not those of several matrices: taken
+ * is what needs fewest flops. What tiles read in smaller pieces than 16 bytes is beside that. */
+static void gemm_cost(const ks_problem *p, const ks_device *device, int64_t calls, double pieces,
+                      double terms[KS_NTERMS])
 {
     enum { LEAST_TILE = 32, MOST_TILE = 128, LEAST_SUM = 128 };
     const double units = device->units > 0 ? device->units : 1, depth = (double)ks_ceil_div(p->c, 16) * 16;
-    const double most_splits = fmax(1, floor(depth / LEAST_SUM));
+    const double products = (double)p->a * (double)p->d / (double)calls; /* of a call */
+    const bool whole = products > 1 && p->b > 1 && p->batch > 1;
+    const double most_splits = whole ? 1 : fmax(1, floor(depth / LEAST_SUM));
     terms[KS_TERM_FLOPS] = INFINITY;
     for (int64_t j = LEAST_TILE; j <= MOST_TILE; j *= 2)
         for (int64_t n = LEAST_TILE; n <= MOST_TILE; n *= 2) {
-            const double tiles =
-                (double)(p->a * p->d) * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
+            const double tiles = products * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
             const double splits = fmin(fmax(1, floor(units / tiles)), most_splits);
-            const double waves = ceil(tiles * splits / units),
+            const double waves = ceil(tiles * splits / units) * (double)calls,
                          reads = LEAST_TILE / (double)j + LEAST_TILE / (double)n;
             const double flops = 2 * waves * units * (double)(j * n) * depth / splits * (1 + reads) / 1.5;
             if (flops >= terms[KS_TERM_FLOPS]) continue;
             terms[KS_TERM_FLOPS] = flops;
+            terms[KS_TERM_SHUFFLE] = (pieces - 1) * waves * units * (double)(j + n) * depth / splits;
             terms[KS_TERM_CALLS] = waves;
         }
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
-    terms[KS_TERM_SHUFFLE] = 0;
 }
 
 /* The product on views, everything else decided. The batch and the count of blocks go in pieces far above any wave and
@@ -176,8 +187,10 @@ static size_t strided_workspace(const ks_problem *p, const ks_device *device)
 
 static void strided_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    gemm_cost(p, device, terms);
-    terms[KS_TERM_LAUNCH] = wants_pointers(p) ? 2 : (double)strided_calls(p);
+    const bool pointers = wants_pointers(p), first = p->layout == KS_BATCH_FIRST;
+    const double pieces = pieces_for_one(p, p->c, first ? p->a * p->b : p->batch);
+    gemm_cost(p, device, pointers ? 1 : strided_calls(p), pieces, terms);
+    terms[KS_TERM_LAUNCH] = pointers ? 2 : (double)strided_calls(p);
 }
 
 static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
@@ -229,10 +242,11 @@ static size_t permute_workspace(const ks_problem *p, const ks_device *device)
 static void permute_cost(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
     const double elements = (double)ks_x_count(p) + (double)ks_y_count(p);
-    gemm_cost(p, device, terms);
+    const bool first = p->layout == KS_BATCH_FIRST;
+    gemm_cost(p, device, 1, pieces_for_one(p, p->c, first ? p->b : p->batch), terms);
     terms[KS_TERM_LAUNCH] = 3;
     terms[KS_TERM_BYTES] += 2 * elements * (double)ks_type_bytes(p->type);
-    terms[KS_TERM_SHUFFLE] = p->layout == KS_BATCH_FIRST ? elements : 0; /* whole rows are not rearranged on chip */
+    if (first) terms[KS_TERM_SHUFFLE] += elements; /* whole rows are not rearranged on chip */
 }
 
 static ks_status permute_run(const ks_problem *p, const ks_run_args *args)

@@ -1,5 +1,6 @@
-/* Hopper's copy engine, its barriers in shared memory, and clusters of blocks, one instruction deep. Addresses are those of
- * shared memory, 32 bits. (PTX ISA: cp.async.bulk.tensor, mbarrier, mapa, barrier.cluster, setmaxnreg.) */
+/* Barriers in shared memory, and what only Hopper has: a copy engine that counts its bytes on them, and clusters of blocks. One
+ * instruction deep. Addresses are those of shared memory, 32 bits. (PTX ISA: mbarrier, cp.async.bulk.tensor, mapa, barrier.cluster,
+ * setmaxnreg.) */
 #ifndef KS_BULK_COPY_CUH
 #define KS_BULK_COPY_CUH
 
@@ -14,9 +15,31 @@ template <int VALUE> struct number {
     static constexpr int value = VALUE;
 };
 
+/* For so many arrivals in each phase. */
 __device__ __forceinline__ void barrier_open(uint32_t barrier, int arrivals)
 {
-    KS_HOPPER_ASM("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive_here(uint32_t barrier)
+{
+    asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}\n" ::"r"(barrier) : "memory");
+}
+
+/* Until the phase of this parity is over. */
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity)
+{
+#if __CUDA_ARCH__ >= 900
+#    define KS_TRY "try_wait"
+#else
+#    define KS_TRY "test_wait"
+#endif
+    asm volatile("{\n.reg .pred done;\nwait:\n"
+                 "mbarrier." KS_TRY ".parity.shared.b64 done, [%0], %1;\n"
+                 "@done bra.uni over;\nbra.uni wait;\nover:\n}\n" ::"r"(barrier),
+                 "r"(parity)
+                 : "memory");
+#undef KS_TRY
 }
 
 /* Before cluster_sync: barriers opened by this thread, for the copy engine and the other blocks. */
@@ -29,16 +52,6 @@ __device__ __forceinline__ void barriers_publish()
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, int bytes)
 {
     KS_HOPPER_ASM("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-/* Until the phase of this parity is over. */
-__device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity)
-{
-    KS_HOPPER_ASM("{\n.reg .pred done;\nwait:\n"
-                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                  "@done bra.uni over;\nbra.uni wait;\nover:\n}\n" ::"r"(barrier),
-                  "r"(parity)
-                  : "memory");
 }
 
 /* The address of what lies at `address` in the block of that rank. */

@@ -165,7 +165,7 @@ static bool follow(int rows, int64_t outers, int64_t inners, const ks_problem pa
     a.tile_bytes = rows * a.tile_pitch;
     a.k_bytes = (int)ks_round_up(
         a.f[0].planes * (int64_t)a.f[0].plane_bytes + a.f[1].planes * (int64_t)a.f[1].plane_bytes, 128);
-    const int64_t shared = a.k_bytes + 2 * (int64_t)a.tile_bytes + (int64_t)rows * a.h_pitch;
+    const int64_t shared = BARRIER_BYTES + a.k_bytes + 2 * (int64_t)a.tile_bytes + (int64_t)rows * a.h_pitch;
     if (shared > (int64_t)ks_cuda_shared_bytes(device)) return false;
     out->shared_bytes = (int)shared;
     out->blocks = (int)ks_min(device->units, a.units);

@@ -28,9 +28,8 @@
  * products: 0.4 to 0.95 times as fast as two launches at batch 25088. What limits it is waiting, for one another and for shared
  * memory: at n = 1024 no scheduler issues an instruction in three of five cycles.
  *
- * The two kinds of warps hand tiles over by named barriers: of all prior accesses of those who arrive, bar.arrive says that they
- * are performed when the barrier completes (PTX ISA). racecheck of CUDA 13.0 nevertheless calls storing Y a race with having
- * written it, also where one __syncthreads() a tile takes the place of these barriers; memcheck, initcheck and synccheck are clean. */
+ * The two kinds of warps hand tiles over by barriers in shared memory, at which each thread arrives for itself. racecheck of CUDA
+ * 13.0 takes it for a race if one of a warp's threads does so for all, after __syncwarp, or if bar.arrive and bar.sync are used. */
 #ifndef KS_FUSED2_CUH
 #define KS_FUSED2_CUH
 
@@ -40,6 +39,10 @@
 namespace ks_fused2
 {
 
+using ks_cluster::barrier_arrive_here;
+using ks_cluster::barrier_open;
+using ks_cluster::barrier_wait;
+
 enum {
     WARPS = 8, /* that multiply */
     THREADS = 32 * WARPS,
@@ -47,6 +50,7 @@ enum {
     ALL_THREADS = THREADS + COPY_THREADS,
     SIZE = 2,
     PER_CHUNK = 8,
+    BARRIER_BYTES = 128,
     MOST_FEATURES = 1 << 15
 };
 
@@ -362,24 +366,20 @@ template <class F> __device__ __forceinline__ void each_chunk(const side &s, int
 
 /* ---- two kinds of warps ----------------------------------------------------------------------------------------------- */
 
-/* Barriers: those who multiply among themselves, and those who copy; for each of the two tiles, X is there, and Y is. */
-enum { MULTIPLIERS = 1, COPIERS, X_THERE, Y_THERE = X_THERE + 2 };
+/* Named barriers: those who multiply among themselves, and those who copy. */
+enum { MULTIPLIERS = 1, COPIERS };
 
 static __device__ __forceinline__ void meet(int barrier, int threads)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
-/* Of those who meet at a barrier of all, these do not wait for the others. */
-static __device__ __forceinline__ void tell(int barrier)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(static_cast<int>(ALL_THREADS)) : "memory");
-}
-
-/* Where the block's tiles are: one of X, then of Y, and the next. */
+/* Where the block's tiles are, one of X, then of Y, and the next; and the barriers by which they change hands. */
 struct places {
     char *tiles;
     int tile_bytes, pitch;
+    uint32_t barriers; /* of both tiles: X is there; of both: Y is */
+
     __device__ __forceinline__ char *tile(int64_t turn) const
     {
         return tiles + (turn & 1) * tile_bytes;
@@ -387,6 +387,18 @@ struct places {
     __device__ __forceinline__ char *chunk(int64_t turn, int number, int row) const
     {
         return tile(turn) + row * pitch + placed(number, row) * 16;
+    }
+    __device__ __forceinline__ uint32_t x_there(int64_t turn) const
+    {
+        return barriers + (turn & 1) * 8;
+    }
+    __device__ __forceinline__ uint32_t y_there(int64_t turn) const
+    {
+        return barriers + 16 + (turn & 1) * 8;
+    }
+    static __device__ __forceinline__ int phase(int64_t turn)
+    {
+        return turn >> 1 & 1;
     }
 };
 
@@ -398,22 +410,23 @@ static __device__ __forceinline__ void multiply_tiles(const arguments &p, char *
     char *const k1 = memory + p.f[0].planes * p.f[0].plane_bytes, *const h = at.tiles + 2 * p.tile_bytes;
     int64_t slice = first / p.n_tiles, begins = first; /* the first unit of a slice, or of all */
     for (int64_t unit = first; unit < end; unit++) {
+        const int64_t turn = unit - first;
+        if (turn > 0) barrier_wait(at.y_there(turn - 1), at.phase(turn - 1)); /* all have read H and K */
         if (unit == begins) {
             const int64_t inner = slice % p.inners, outer = slice / p.inners;
-            meet(MULTIPLIERS, THREADS);
             load_k(p.f[0], memory, outer * p.f[0].k_outer + inner * p.f[0].k_inner);
             load_k(p.f[1], k1, outer * p.f[1].k_outer + inner * p.f[1].k_inner);
             ks_mma::copies_commit();
             ks_mma::copies_wait(0);
+            meet(MULTIPLIERS, THREADS);
             begins = ++slice * p.n_tiles;
         }
-        const int64_t turn = unit - first;
         char *const tile = at.tile(turn);
-        meet(X_THERE + (turn & 1), ALL_THREADS); /* and all have done the tile before, and their K's are there */
+        barrier_wait(at.x_there(turn), at.phase(turn));
         multiply_wide<T, MT>(p.f[0], tile, p.tile_pitch, memory, p.rows, h, p.h_pitch);
         meet(MULTIPLIERS, THREADS);
         multiply_wide<T, MT>(p.f[1], h, p.h_pitch, k1, p.rows, tile, p.tile_pitch);
-        tell(Y_THERE + (turn & 1));
+        barrier_arrive_here(at.y_there(turn));
     }
 }
 
@@ -442,12 +455,12 @@ static __device__ __forceinline__ void copy_tiles(const arguments &p, const plac
     fetch(first);
     fetch(first + 1);
     ks_mma::copies_wait(1);
-    if (first < end) tell(X_THERE);
+    barrier_arrive_here(at.x_there(0));
     for (int64_t unit = first; unit < end; unit++) {
         const int64_t turn = unit - first;
         ks_mma::copies_wait(0);
-        if (unit + 1 < end) tell(X_THERE + ((turn + 1) & 1));
-        meet(Y_THERE + (turn & 1), ALL_THREADS);
+        barrier_arrive_here(at.x_there(turn + 1));
+        barrier_wait(at.y_there(turn), at.phase(turn));
         with_tile(p.y, unit, [&](char *to, int left) {
             each_chunk(p.y, thread, left, [&](int chunk, int row, int64_t offset) {
                 *reinterpret_cast<uint4 *>(to + offset) =
@@ -462,10 +475,15 @@ static __device__ __forceinline__ void copy_tiles(const arguments &p, const plac
 template <class T, int MT>
 __global__ void __launch_bounds__(ALL_THREADS, 1) pair_kernel(const __grid_constant__ arguments p)
 {
-    extern __shared__ __align__(128) char memory[];
-    const places at = {memory + p.k_bytes, p.tile_bytes, p.tile_pitch};
+    extern __shared__ __align__(128) char barriers[];
+    char *const memory = barriers + BARRIER_BYTES;
+    const places at = {memory + p.k_bytes, p.tile_bytes, p.tile_pitch, ks_mma::shared_address(barriers)};
     const int64_t first = p.units * blockIdx.x / gridDim.x, end = p.units * (blockIdx.x + 1) / gridDim.x;
     const int copier = static_cast<int>(threadIdx.x) - THREADS;
+    if (threadIdx.x == 0)
+        for (int tile = 0; tile < 2; tile++)
+            barrier_open(at.x_there(tile), COPY_THREADS), barrier_open(at.y_there(tile), THREADS);
+    __syncthreads();
     if (copier < 0) {
         ks_cluster::more_registers<208>();
         multiply_tiles<T, MT>(p, memory, at, first, end);

@@ -143,9 +143,15 @@ __global__ void __launch_bounds__(32 * WARPS) skinny(const __grid_constant__ arg
         each([](float sum, int) { return sum; });
 }
 
+/* Sums long enough for eight warps. */
+bool is_deep(int64_t c)
+{
+    return c > 512;
+}
+
 template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, int64_t blocks, void *stream)
 {
-    const bool narrow = p.batch <= 8 * NARROW, deep = p.c > 512;
+    const bool narrow = p.batch <= 8 * NARROW, deep = is_deep(p.c);
     using kernel = void (*)(arguments);
     const kernel kernels[2][2] = {
         {skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 4>, skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 8>},
@@ -163,10 +169,15 @@ template <class T> cudaError_t launch_type(const arguments &p, int64_t blocks, v
                       : launch<T, false, false>(p, blocks, stream);
 }
 
+/* Products of 8 samples a block. */
+int64_t products_of(const ks_problem *p)
+{
+    return p->batch <= 8 * NARROW ? NARROW : WIDE;
+}
+
 int64_t block_count(const ks_problem *p)
 {
-    const int64_t n_tiles = ks_ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
-    return ks_ceil_div(p->b, TJ) * n_tiles * p->a * p->d;
+    return ks_ceil_div(p->b, TJ) * ks_ceil_div(p->batch, 8 * products_of(p)) * p->a * p->d;
 }
 
 bool supports(const ks_problem *p, const ks_device *device)
@@ -180,17 +191,22 @@ size_t workspace_bytes(const ks_problem *, const ks_device *)
     return 0;
 }
 
+/* What the blocks of a multiprocessor take to load all they need, one load after another; what they fetch of X, again for every 16
+ * outputs, from L2, in whole sectors where d's are between its k's; and, waiting for memory, a block's steps from k to k. */
 void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    const double units = device->units > 0 ? device->units : 1, again = (double)ks_ceil_div(p->b, TJ);
-    const double waves = ceil((double)block_count(p) / (units * 8));
-    const double slabs = (double)ks_ceil_div(p->c, 64 / (int64_t)ks_type_bytes(p->type));
-    const bool strided = p->layout == KS_BATCH_LAST || p->d > 1;
+    enum { SECTOR = 32, UNIT_BLOCKS = 16, START = 4 }; /* START: a block's first and last step, in steps */
+    const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size, warps = is_deep(p->c) ? 8 : 4;
+    const double units = device->units > 0 ? device->units : 1, blocks = (double)block_count(p);
+    const double steps = (double)ks_ceil_div(p->c, 4 * chunk * warps), waves = ceil(blocks / (units * UNIT_BLOCKS));
+    const bool k_chunks = p->c * size % 16 == 0, x_chunks = k_chunks && p->layout == KS_BATCH_FIRST && p->d == 1;
+    const int64_t loads = 2 * (k_chunks ? 1 : chunk) + products_of(p) * (x_chunks ? 1 : chunk);
+    const int64_t fetched = p->layout == KS_BATCH_FIRST ? ks_min(p->d * size, SECTOR) : size; /* for an element */
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
-    terms[KS_TERM_FLOPS] = 2 * waves * units * 8 * TJ * 8 * (p->batch <= 8 * NARROW ? NARROW : WIDE) * (double)p->c;
-    terms[KS_TERM_SHUFFLE] = (double)ks_x_count(p) * again * (strided ? 1 : 0.125);
-    terms[KS_TERM_CALLS] = waves * (slabs + 32); /* a block's start and end take as long as so many slabs */
+    terms[KS_TERM_FLOPS] = 1000 * ceil(blocks / units) * steps * (double)(warps * loads);
+    terms[KS_TERM_SHUFFLE] = (double)ks_ceil_div(p->b, TJ) * (double)ks_x_count(p) * (double)fetched;
+    terms[KS_TERM_CALLS] = waves * (steps * (x_chunks ? 1 : 2) + START);
 }
 
 ks_status run(const ks_problem *p, const ks_run_args *args)
@@ -205,8 +221,7 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     g.y = static_cast<char *>(args->y);
     g.finish = ks_cuda::epilogue_of<float>(args->epilogue);
     g.batch = p->batch, g.b = p->b, g.c = p->c, g.d = p->d;
-    g.j_tiles = ks_ceil_div(p->b, TJ),
-    g.n_tiles = ks_ceil_div(p->batch, p->batch <= 8 * NARROW ? 8 * NARROW : 8 * WIDE);
+    g.j_tiles = ks_ceil_div(p->b, TJ), g.n_tiles = ks_ceil_div(p->batch, 8 * products_of(p));
     const int64_t wide = first ? 1 : p->batch;
     g.x_i = p->c * p->d * wide, g.x_l = wide, g.x_n = first ? p->a * p->c * p->d : 1, g.x_k = p->d * wide;
     g.y_i = p->b * p->d * wide, g.y_l = wide, g.y_n = first ? p->a * p->b * p->d : 1, g.y_j = p->d * wide;
