@@ -11,10 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    FORMAT = 3,
-    OLDEST = 2
-}; /* raised when anything changes its meaning; the oldest models that are read borrow nothing */
+enum { FORMAT = 4 }; /* raised when anything changes its meaning, what a kernel's terms count included */
 static const char *const terms_names[] = {[false] = "own", [true] = "generic"};
 
 /* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and
@@ -106,7 +103,8 @@ static ks_status parse_own(const ks_flat_json *text, const cJSON *object, const 
     return KS_OK;
 }
 
-/* How cautious the model is, and what it has borrowed: optional, since models of the oldest format are neither. */
+/* How cautious the model is, what it has borrowed, and for how many problems its points stand: where that is not said, not at all,
+ * nothing, and for themselves. */
 static ks_status parse_trust(const cJSON *root, ks_model *m)
 {
     const cJSON *caution = cJSON_GetObjectItemCaseSensitive(root, "caution"),
@@ -138,9 +136,9 @@ static ks_status parse_object(const ks_flat_json *text, ks_model *m)
     if ((s = ks_type_parse(type, &m->type)) || (s = ks_layout_parse(layout, &m->layout)) ||
         (s = ks_objective_parse(objective, &m->objective)))
         return s;
-    if (!number(cJSON_GetObjectItemCaseSensitive(root, "format"), &format) || format < OLDEST || format > FORMAT)
-        return ks_fail(KS_ERR_PARSE, "model: format is not %d to %d: another version's; `ksauto fit` makes it anew",
-                       OLDEST, FORMAT);
+    if (!number(cJSON_GetObjectItemCaseSensitive(root, "format"), &format) || format != FORMAT)
+        return ks_fail(KS_ERR_PARSE, "model: format is not %d: another version's; `ksauto fit` makes it anew",
+                       FORMAT);
     if (!number(cJSON_GetObjectItemCaseSensitive(root, "points"), &points) || points < 0 || points > KS_MODEL_POINTS)
         return ks_fail(KS_ERR_PARSE, "model: points is not a number from 0 to %d", KS_MODEL_POINTS);
     m->points = (int)points;

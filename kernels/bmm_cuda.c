@@ -57,8 +57,8 @@ static double pieces_for_one(const ks_problem *p, int64_t row, int64_t other)
 }
 
 /* cuBLAS's time by tiles: all units work as long as the one with most tiles. It has tiles of many shapes, smaller ones with
- * more reads a product, and splits long sums where there are fewer tiles than units, though not those of several matrices: taken
- * is what needs fewest flops. What tiles read in smaller pieces than 16 bytes is beside that. */
+ * more reads a product, other kernels for vectors, and splits long sums where there are fewer tiles than units, though not those of
+ * several matrices: taken is what needs fewest flops. What tiles read in smaller pieces than 16 bytes is beside that. */
 static void gemm_cost(const ks_problem *p, const ks_device *device, int64_t calls, double pieces,
                       double terms[KS_NTERMS])
 {
@@ -68,8 +68,8 @@ static void gemm_cost(const ks_problem *p, const ks_device *device, int64_t call
     const bool whole = products > 1 && p->b > 1 && p->batch > 1;
     const double most_splits = whole ? 1 : fmax(1, floor(depth / LEAST_SUM));
     terms[KS_TERM_FLOPS] = INFINITY;
-    for (int64_t j = LEAST_TILE; j <= MOST_TILE; j *= 2)
-        for (int64_t n = LEAST_TILE; n <= MOST_TILE; n *= 2) {
+    for (int64_t j = p->b == 1 ? 1 : LEAST_TILE; j <= MOST_TILE; j *= 2)
+        for (int64_t n = p->batch == 1 ? 1 : LEAST_TILE; n <= MOST_TILE; n *= 2) {
             const double tiles = products * (double)ks_ceil_div(p->b, j) * (double)ks_ceil_div(p->batch, n);
             const double splits = fmin(fmax(1, floor(units / tiles)), most_splits);
             const double waves = ceil(tiles * splits / units) * (double)calls,

@@ -28,7 +28,7 @@ using ks_mma::f16;
 using ks_mma::f32;
 using ks_mma::tf32;
 
-enum { TJ = 16, BATCH_MOST = 256, NARROW = 2, WIDE = 8 }; /* products of 8 samples a block */
+enum { TJ = 16, BATCH_MOST = 256 };
 
 /* Elements: X at x_first(i, l) + n * x_n + k * x_k, Y likewise with j, K in block order. */
 struct arguments {
@@ -143,47 +143,54 @@ __global__ void __launch_bounds__(32 * WARPS) skinny(const __grid_constant__ arg
         each([](float sum, int) { return sum; });
 }
 
-/* Sums long enough for eight warps. */
-bool is_deep(int64_t c)
+/* How a problem is cut: products of 8 samples and warps of a block, and how many of these there are. */
+struct cut {
+    int products, warps;
+    int64_t n_tiles, blocks;
+};
+
+/* Just enough products for the batch, and more warps to share a sum that is long, or where blocks are too few to fill the
+ * multiprocessors. */
+cut cut_of(const ks_problem *p, const ks_device *device)
 {
-    return c > 512;
+    const int64_t step = 4 * 16 / (int64_t)ks_type_bytes(p->type); /* k's that a warp takes at a time */
+    cut c;
+    c.products = p->batch <= 16 ? 2 : p->batch <= 32 ? 4 : 8;
+    c.n_tiles = ks_ceil_div(p->batch, 8 * c.products);
+    c.blocks = ks_ceil_div(p->b, TJ) * c.n_tiles * p->a * p->d;
+    c.warps = p->c > 1536 ? 8 : 4;
+    const int most = c.products == 8 ? 8 : 16;
+    while (c.warps < most && p->c > step * c.warps && c.blocks * c.warps <= 8 * (int64_t)device->units) c.warps *= 2;
+    return c;
 }
 
-template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, int64_t blocks, void *stream)
+template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, const cut &c, void *stream)
 {
-    const bool narrow = p.batch <= 8 * NARROW, deep = is_deep(p.c);
     using kernel = void (*)(arguments);
-    const kernel kernels[2][2] = {
-        {skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 4>, skinny<T, X_CHUNKS, K_CHUNKS, WIDE, 8>},
-        {skinny<T, X_CHUNKS, K_CHUNKS, NARROW, 4>, skinny<T, X_CHUNKS, K_CHUNKS, NARROW, 8>},
+    static const kernel kernels[3][3] = {
+        /* for 2, 4 and 8 products, 4, 8 and 16 warps */
+        {skinny<T, X_CHUNKS, K_CHUNKS, 2, 4>, skinny<T, X_CHUNKS, K_CHUNKS, 2, 8>,
+         skinny<T, X_CHUNKS, K_CHUNKS, 2, 16>},
+        {skinny<T, X_CHUNKS, K_CHUNKS, 4, 4>, skinny<T, X_CHUNKS, K_CHUNKS, 4, 8>,
+         skinny<T, X_CHUNKS, K_CHUNKS, 4, 16>},
+        {skinny<T, X_CHUNKS, K_CHUNKS, 8, 4>, skinny<T, X_CHUNKS, K_CHUNKS, 8, 8>, NULL},
     };
-    return ks_launch(kernels[narrow][deep], (unsigned)blocks, deep ? 256 : 128, 0, stream, p);
+    return ks_launch(kernels[c.products / 4][c.warps / 8], (unsigned)c.blocks, 32 * c.warps, 0, stream, p);
 }
 
-template <class T> cudaError_t launch_type(const arguments &p, int64_t blocks, void *stream)
+template <class T> cudaError_t launch_type(const arguments &p, const cut &c, void *stream)
 {
     const bool k_chunks = p.c * T::size % 16 == 0 && (uintptr_t)p.k % 16 == 0;
     const bool x_chunks = k_chunks && p.x_k == 1 && (uintptr_t)p.x % 16 == 0;
-    return x_chunks   ? launch<T, true, true>(p, blocks, stream)
-           : k_chunks ? launch<T, false, true>(p, blocks, stream)
-                      : launch<T, false, false>(p, blocks, stream);
-}
-
-/* Products of 8 samples a block. */
-int64_t products_of(const ks_problem *p)
-{
-    return p->batch <= 8 * NARROW ? NARROW : WIDE;
-}
-
-int64_t block_count(const ks_problem *p)
-{
-    return ks_ceil_div(p->b, TJ) * ks_ceil_div(p->batch, 8 * products_of(p)) * p->a * p->d;
+    return x_chunks   ? launch<T, true, true>(p, c, stream)
+           : k_chunks ? launch<T, false, true>(p, c, stream)
+                      : launch<T, false, false>(p, c, stream);
 }
 
 bool supports(const ks_problem *p, const ks_device *device)
 {
     return device->backend == KS_CUDA && ks_cuda_arch(device) >= 80 && p->type != KS_F64 && p->batch <= BATCH_MOST &&
-           (double)p->a * (double)p->b * (double)p->d < 1e9 && block_count(p) < INT32_MAX;
+           (double)p->a * (double)p->b * (double)p->d < 1e9 && cut_of(p, device).blocks < INT32_MAX;
 }
 
 size_t workspace_bytes(const ks_problem *, const ks_device *)
@@ -195,16 +202,18 @@ size_t workspace_bytes(const ks_problem *, const ks_device *)
  * outputs, from L2, in whole sectors where d's are between its k's; and, waiting for memory, a block's steps from k to k. */
 void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    enum { SECTOR = 32, UNIT_BLOCKS = 16, START = 4 }; /* START: a block's first and last step, in steps */
-    const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size, warps = is_deep(p->c) ? 8 : 4;
-    const double units = device->units > 0 ? device->units : 1, blocks = (double)block_count(p);
-    const double steps = (double)ks_ceil_div(p->c, 4 * chunk * warps), waves = ceil(blocks / (units * UNIT_BLOCKS));
+    enum { SECTOR = 32, UNIT_WARPS = 64, START = 4 }; /* START: a block's first and last step, in steps */
+    const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size;
+    const cut g = cut_of(p, device);
+    const double units = device->units > 0 ? device->units : 1, blocks = (double)g.blocks;
+    const double steps = (double)ks_ceil_div(p->c, 4 * chunk * g.warps),
+                 waves = ceil(blocks * g.warps / (units * UNIT_WARPS));
     const bool k_chunks = p->c * size % 16 == 0, x_chunks = k_chunks && p->layout == KS_BATCH_FIRST && p->d == 1;
-    const int64_t loads = 2 * (k_chunks ? 1 : chunk) + products_of(p) * (x_chunks ? 1 : chunk);
+    const int64_t loads = 2 * (k_chunks ? 1 : chunk) + g.products * (x_chunks ? 1 : chunk);
     const int64_t fetched = p->layout == KS_BATCH_FIRST ? ks_min(p->d * size, SECTOR) : size; /* for an element */
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
-    terms[KS_TERM_FLOPS] = 1000 * ceil(blocks / units) * steps * (double)(warps * loads);
+    terms[KS_TERM_FLOPS] = 1000 * ceil(blocks / units) * steps * (double)(g.warps * loads);
     terms[KS_TERM_SHUFFLE] = (double)ks_ceil_div(p->b, TJ) * (double)ks_x_count(p) * (double)fetched;
     terms[KS_TERM_CALLS] = waves * (steps * (x_chunks ? 1 : 2) + START);
 }
@@ -216,20 +225,20 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     const bool first = p->layout == KS_BATCH_FIRST;
+    const cut c = cut_of(p, args->device);
     arguments g = {};
     g.x = static_cast<const char *>(args->x), g.k = static_cast<const char *>(args->k),
     g.y = static_cast<char *>(args->y);
     g.finish = ks_cuda::epilogue_of<float>(args->epilogue);
     g.batch = p->batch, g.b = p->b, g.c = p->c, g.d = p->d;
-    g.j_tiles = ks_ceil_div(p->b, TJ), g.n_tiles = ks_ceil_div(p->batch, 8 * products_of(p));
+    g.j_tiles = ks_ceil_div(p->b, TJ), g.n_tiles = c.n_tiles;
     const int64_t wide = first ? 1 : p->batch;
     g.x_i = p->c * p->d * wide, g.x_l = wide, g.x_n = first ? p->a * p->c * p->d : 1, g.x_k = p->d * wide;
     g.y_i = p->b * p->d * wide, g.y_l = wide, g.y_n = first ? p->a * p->b * p->d : 1, g.y_j = p->d * wide;
-    const int64_t blocks = block_count(p);
-    const cudaError_t e = p->type == KS_F16         ? launch_type<f16>(g, blocks, args->stream)
-                          : p->type == KS_BF16      ? launch_type<bf16>(g, blocks, args->stream)
-                          : p->math == KS_MATH_TF32 ? launch_type<tf32>(g, blocks, args->stream)
-                                                    : launch_type<f32>(g, blocks, args->stream);
+    const cudaError_t e = p->type == KS_F16         ? launch_type<f16>(g, c, args->stream)
+                          : p->type == KS_BF16      ? launch_type<bf16>(g, c, args->stream)
+                          : p->math == KS_MATH_TF32 ? launch_type<tf32>(g, c, args->stream)
+                                                    : launch_type<f32>(g, c, args->stream);
     s = ks_cuda_status(e, "launch of fused.cuda.skinny");
     ks_cuda_leave(previous);
     return s;
@@ -237,5 +246,5 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
 
 } /* namespace */
 
-extern "C" const ks_kernel ks_fused_cuda_skinny = {"fused.cuda.skinny", KS_FUSED,   KS_CUDA, 1, supports,
+extern "C" const ks_kernel ks_fused_cuda_skinny = {"fused.cuda.skinny", KS_FUSED,   KS_CUDA, 2, supports,
                                                    workspace_bytes,     cost_terms, run};
