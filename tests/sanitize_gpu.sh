@@ -1,16 +1,17 @@
 #!/bin/sh
 # compute-sanitizer over the CUDA kernels: memcheck (out of bounds, misaligned), racecheck (shared memory without a
 # barrier), initcheck (device memory read before it was written), synccheck (barriers that not all threads reach). Each
-# launch becomes a hundred times slower, so test_gpu runs with few problems; its guard zones stay as they are.
+# launch becomes a hundred times slower, so tests run with few problems; their guard zones stay as they are.
 #
-#     sh sanitize_gpu.sh TEST_GPU [TOOL...]        KS_TEST_PROBLEMS=12 and KS_TEST_SEED=1 unless set
+#     sh sanitize_gpu.sh TEST [TOOL...]        KS_TEST_PROBLEMS=12 and KS_TEST_SEED=1 unless set
 #
-# KS_SANITIZE_OPTIONS adds options, such as a filter that leaves cuBLAS's own kernels out.
+# TEST is test_gpu, or another with KS_SANITIZE_ARGUMENTS for it, such as test_pair with cuda:0. KS_SANITIZE_OPTIONS adds options of
+# the sanitizer, such as a filter that leaves cuBLAS's own kernels out.
 # Prints each tool's verdict and exits 1 if one found something, 77 if there is no compute-sanitizer.
 set -u
 
 if [ $# -lt 1 ] || [ ! -x "$1" ]; then
-    echo "usage: $0 TEST_GPU [memcheck|racecheck|initcheck|synccheck]..." >&2
+    echo "usage: $0 TEST [memcheck|racecheck|initcheck|synccheck]..." >&2
     exit 2
 fi
 program=$1
@@ -34,7 +35,7 @@ for tool in "$@"; do
     options="--tool $tool --error-exitcode 99 ${KS_SANITIZE_OPTIONS:-}"
     [ "$tool" != memcheck ] || options="$options --report-api-errors no"
     # shellcheck disable=SC2086
-    "$sanitizer" $options "$program" >"$log" 2>&1
+    "$sanitizer" $options "$program" ${KS_SANITIZE_ARGUMENTS:-} >"$log" 2>&1
     status=$?
     if [ $status -eq 77 ]; then
         tail -n 3 "$log"
