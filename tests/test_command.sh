@@ -201,14 +201,10 @@ misuse "--memory '5X'" 512M -- calibrate --memory 5X
 expect 1 --db memory.db calibrate --memory 1K --budget 1s; says "at least" cache
 
 # ---- bench: its options; what it measures is below ----
-expect 0 bench --help; said --panel --random --seed --passes --dtype --layout "Nothing is stored"; quiet
+expect 0 bench --help; said --panel --random --seed --dtype --layout "Nothing is stored"; quiet
 for bad in 0 -3 2.5 x; do misuse --random "'$bad'" "from 1" -- bench --random="$bad"; done
 misuse --random "'100001'" 100000 -- bench --random 100001
 misuse --panel --random exclude -- bench --panel rows.csv --random 4
-misuse "--passes '101'" 100 -- bench --passes 101
-misuse --passes "from 1" -- bench --passes 0
-misuse --dispatch --passes -- bench --dispatch --passes 2
-misuse --chains --passes -- bench --chains rows.csv --passes 2
 misuse --dispatch --random -- bench --dispatch --random 4
 misuse --chains --dispatch -- bench --chains rows.csv --dispatch
 misuse --chains nowhere -- bench --chains nowhere.txt
@@ -466,7 +462,7 @@ if [ -z "${KSAUTO_TEST_QUICK:-}" ]; then
     # Fresh problems: the seed's own, as many as asked for, and none of it is stored.
     problems='[.rows[].problem]'
     expect 0 --db cal.db db export --out before.csv
-    expect 0 --db cal.db bench --random 5 --seed 3 --passes 2 --csv fresh.csv; quiet; said "auto takes" "f32, batch-first" "f32 last"
+    expect 0 --db cal.db bench --random 5 --seed 3 --csv fresh.csv; quiet; said "auto takes" "f32, batch-first" "f32 last"
     expect 0 --db cal.db bench --random 5 --seed 3 --json; json; cp out again.json
     holds "($problems | length) == 5 and ($problems | unique | length) > 3"
     holds '([.rows[] | select(.problem.layout == "first")] | length) == 2 and ([.rows[].problem.dtype] | unique) == ["f32"]'

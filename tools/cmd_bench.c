@@ -17,8 +17,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char synopsis[] = "ksauto [--db FILE] bench [--panel FILE | --random N] [--passes N] [--device DEVICE] "
-                               "[--csv OUT] [--energy] | --chains FILE | --dispatch";
+static const char synopsis[] = "ksauto [--db FILE] bench [--panel FILE | --random N] [--device DEVICE] [--csv OUT] "
+                               "[--energy] | --chains FILE | --dispatch";
 static const char about[] =
     "Times every kernel and `auto` on a panel of problems, with cold inputs: time, bytes and flops a second,\n"
     "times over the roofline, and how much slower always-fused and always-bmm are. The panel is a file's, or N "
@@ -26,14 +26,13 @@ static const char about[] =
     "drawn afresh from those that calibrate measures, or else the six factors of ViT-S/16 at batch 25088.\n"
     "Nothing is stored.";
 
-enum { RANDOM_MOST = 100000, PASSES_MOST = 100 };
+enum { RANDOM_MOST = 100000 };
 
 /* What the options ask for. */
 typedef struct request {
     const char *device, *file, *csv, *chains; /* NULL where not given */
     bool energy;
     int64_t random, seed; /* problems to draw, 0: none; 0: by the clock */
-    int64_t passes;
     unsigned types, layouts;
 } request;
 
@@ -75,29 +74,16 @@ static bool is_permute(const ks_kernel *kernel)
     return kernel->family == KS_BMM && last && strcmp(last, ".permute") == 0;
 }
 
-/* Of a kernel's times in several passes the least counts: what disturbs only ever adds to them. A failure is not made up for. */
-static void merge(ks_measurement *m, const ks_measurement *again)
-{
-    if (usable(m) && !(again->status == KS_OK && m->time_s <= again->time_s)) *m = *again;
-}
-
-static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_context *ctx, bool energy, bool first,
-                         row *r)
+static ks_status measure(ks_measurer *measurer, const ks_device *device, ks_context *ctx, bool energy, row *r)
 {
     const ks_kernel *kernels[KS_MAX_KERNELS];
-    ks_measurement now[KS_MAX_KERNELS];
     const char *chosen;
     const ks_measure_limits limits = {
         .min_samples = 9, .max_samples = 41, .max_s = 3, .full_race = true, .energy = energy};
     ks_status s = ks_choose(ctx, &r->problem, &chosen);
     r->count = ks_kernels_for(&r->problem, device, kernels);
-    if (s == KS_OK) s = ks_measure(measurer, &r->problem, kernels, r->count, &limits, now, NULL);
+    if (s == KS_OK) s = ks_measure(measurer, &r->problem, kernels, r->count, &limits, r->measured, NULL);
     if (s != KS_OK) return s;
-    for (int q = 0; q < r->count; q++)
-        if (first)
-            r->measured[q] = now[q];
-        else
-            merge(&r->measured[q], &now[q]);
     r->best = r->chosen = r->best_fused = r->best_bmm = r->permute = -1;
     for (int q = 0; q < r->count; q++) {
         r->best = faster(r, q, r->best);
@@ -370,21 +356,19 @@ static ks_status get_panel(const cli *c, const ks_device *device, const request 
 }
 
 /* Measures the panel into rows, and the device's rates. */
-static ks_status measure_panel(const cli *c, const ks_panel *panel, ks_context *ctx, const request *r,
-                               ks_device *device, row *rows)
+static ks_status measure_panel(const cli *c, const ks_panel *panel, ks_context *ctx, bool energy, ks_device *device,
+                               row *rows)
 {
-    const size_t count = panel->count * (size_t)r->passes;
     ks_measurer *measurer;
     ks_status s = ks_measurer_open(&measurer, device);
     if (s != KS_OK) return s;
     s = rate(measurer, device);
-    for (size_t n = 0; s == KS_OK && n < count; n++) {
-        const size_t i = n % panel->count;
-        show_progress(c, n, count);
+    for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
+        show_progress(c, i, panel->count);
         rows[i].problem = panel->problems[i];
-        s = measure(measurer, device, ctx, r->energy, n == i, &rows[i]);
+        s = measure(measurer, device, ctx, energy, &rows[i]);
     }
-    show_progress(c, count, count);
+    show_progress(c, panel->count, panel->count);
     if (s == KS_OK) s = rate(measurer, device);
     for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(device, &rows[i].problem);
     ks_measurer_close(measurer);
@@ -425,7 +409,7 @@ static int bench_panel(const cli *c, const request *r)
     s = get_panel(c, &device, r, &panel);
     if (s == KS_OK && !(rows = calloc(panel.count + 1, sizeof *rows)))
         s = ks_fail(KS_ERR_MEMORY, "out of memory for %zu problems", panel.count);
-    if (s == KS_OK) s = measure_panel(c, &panel, ctx, r, &device, rows);
+    if (s == KS_OK) s = measure_panel(c, &panel, ctx, r->energy, &device, rows);
     if (s == KS_OK && r->csv) s = write_csv(r->csv, rows, panel.count);
     code = s == KS_OK ? print(c, &device, rows, panel.count, r->energy) : cli_status(s);
 done:
@@ -437,7 +421,7 @@ done:
 
 int cmd_bench(cli *c, int argc, char **argv)
 {
-    request r = {.passes = 1};
+    request r = {0};
     bool dispatch = false;
     const cli_option options[] = {
         {"panel", CLI_TEXT, &r.file, "FILE", "problems to time: a CSV of a,b,c,d,batch,dtype,layout", false},
@@ -447,8 +431,6 @@ int cmd_bench(cli *c, int argc, char **argv)
         {"dtype", CLI_TYPES, &r.types, "TYPES",
          "of fresh problems: f32, f16, bf16, f64; several with commas; all; default: as calibrate's", false},
         {"layout", CLI_LAYOUTS, &r.layouts, "LAYOUTS", "of fresh problems: first, last or both (default)", false},
-        {"passes", CLI_INT, &r.passes, "N",
-         "go through all problems N times (default 1); of a kernel's times the least counts", false},
         {"device", CLI_TEXT, &r.device, "DEVICE", "cpu (default), or cuda:N", false},
         {"csv", CLI_TEXT, &r.csv, "OUT", "also write every measurement to this file", false},
         {"energy", CLI_FLAG, &r.energy, NULL,
@@ -460,18 +442,15 @@ int cmd_bench(cli *c, int argc, char **argv)
     };
     int code = cli_parse(c, "bench", synopsis, about, options, argc, argv, 0, 0, NULL, NULL);
     if (code != CLI_GO_ON) return code;
-    if (dispatch && (r.file || r.random || r.passes > 1 || r.csv || r.energy))
-        return cli_misuse("bench", "--dispatch takes none of --panel, --random, --passes, --csv and --energy");
+    if (dispatch && (r.file || r.random || r.csv || r.energy))
+        return cli_misuse("bench", "--dispatch takes neither --panel nor --random nor --csv nor --energy");
     if (r.file && r.random) return cli_misuse("bench", "--panel and --random exclude each other");
     if (!r.random && (r.seed || r.types || r.layouts))
         return cli_misuse("bench", "--seed, --dtype and --layout need --random");
     if (r.random > RANDOM_MOST)
         return cli_misuse("bench", "--random '%lld': must be at most %d", (long long)r.random, RANDOM_MOST);
-    if (r.passes > PASSES_MOST)
-        return cli_misuse("bench", "--passes '%lld': must be at most %d", (long long)r.passes, PASSES_MOST);
-    if (r.chains && (dispatch || r.file || r.random || r.passes > 1 || r.csv || r.energy))
-        return cli_misuse("bench",
-                          "--chains takes none of --dispatch, --panel, --random, --passes, --csv and --energy");
+    if (r.chains && (dispatch || r.file || r.random || r.csv || r.energy))
+        return cli_misuse("bench", "--chains takes none of --dispatch, --panel, --random, --csv and --energy");
     if (dispatch) return bench_dispatch(c, r.device);
     if (r.chains)
         return (code = cli_readable("bench", "--chains", r.chains)) == CLI_GO_ON ? bench_chains(c, r.device, r.chains)

@@ -13,9 +13,8 @@
 #
 # The store is a fresh, temporary one: the user's own is neither read nor changed. The held-out table is drawn and measured
 # once (ksauto bench --random stores nothing), after the first calibration, because that measures the rates which bound the
-# problems' sizes; in two passes, of which the lesser time counts, or the judge's noise would be taken for regret. Then
-# calibration goes on, each time for the difference to the next total, and each time `ksauto evaluate` judges the models it left
-# by the table. Needs jq.
+# problems' sizes. Then calibration goes on, each time for the difference to the next total, and each time `ksauto evaluate`
+# judges the models it left by the table. Needs jq.
 # shellcheck disable=SC2016 # $names in jq's filters are jq's
 set -eu
 
@@ -78,7 +77,7 @@ for total in $seconds; do
     with calibrate --budget "$(less "$total" "$calibrated")" $alone --json >"$work/run.json"
     spent=$(add "$spent" "$(jq .elapsed_s "$work/run.json")")
     if [ "$calibrated" = 0 ]; then
-        with bench --random "$problems" --seed "$seed" --passes 2 --csv "$work/heldout.csv" >/dev/null
+        with bench --random "$problems" --seed "$seed" --csv "$work/heldout.csv" >/dev/null
         echo "$(jq -r .device "$work/run.json"): sh tools/curve.sh --device $device --seconds '$seconds' --problems $problems" \
             "--seed $seed${dtype:+ --dtype $dtype}${layout:+ --layout $layout}${alone:+ $alone}"
         echo
