@@ -86,6 +86,7 @@ static void gemm_cost(const ks_problem *p, const ks_device *device, int64_t call
 /* The product on views, everything else decided. The batch and the count of blocks go in pieces far above any wave and
  * below what 32-bit kernels reach, so that of the usual sizes only leading dimensions and steps are ever longer. */
 typedef struct job {
+    const ks_device *device;
     const ks_problem *problem;
     void *handle, *stream;
     const char *x, *k;
@@ -103,7 +104,7 @@ static ks_status multiply_pointers(const job *g, ks_cublas_gemm *gemm, const cha
     const ks_block_view views[3] = {{x, g->xv.i_step * size, g->xv.l_step * size},
                                     {g->k, p->d * k, k},
                                     {y, g->yv.i_step * size, g->yv.l_step * size}};
-    ks_status s = ks_block_pointers(views, p->a, p->d, g->pointers, g->stream);
+    ks_status s = ks_block_pointers(g->device, views, p->a, p->d, g->pointers, g->stream);
     if (s != KS_OK) return s;
     gemm->count = blocks;
     return ks_cublas_pointers(g->handle, gemm, g->sample_rows ? xs : ks, g->sample_rows ? ks : xs, (void *const *)ys);
@@ -200,7 +201,8 @@ static ks_status strided_run(const ks_problem *p, const ks_run_args *args)
     if (s == KS_OK) s = ks_cuda_enter(args->device, &previous);
     if (s != KS_OK) return s;
     char *own = (char *)round_up((uintptr_t)args->workspace);
-    job g = {.problem = p,
+    job g = {.device = args->device,
+             .problem = p,
              .stream = args->stream,
              .x = args->x,
              .k = args->k,
@@ -258,19 +260,21 @@ static ks_status permute_run(const ks_problem *p, const ks_run_args *args)
     const bool first = p->layout == KS_BATCH_FIRST;
     char *own = (char *)round_up((uintptr_t)args->workspace), *x = own + ks_cublas_workspace_bytes(args->device),
          *y = x + round_up((size_t)ks_x_count(p) * ks_type_bytes(p->type));
-    job g = {.problem = p, .x = x, .k = args->k, .y = y, .sample_rows = first};
+    job g = {.device = args->device, .problem = p, .x = x, .k = args->k, .y = y, .sample_rows = first};
     g.xv = (view){p->d * p->c * p->batch, p->c * p->batch, first ? p->c : p->batch};
     g.yv = (view){p->d * p->b * p->batch, p->b * p->batch, first ? p->b : p->batch};
     s = ks_cublas_begin(args->device, args->stream, own, &g.handle);
-    if (s == KS_OK) s = (first ? ks_permute_first : ks_permute_last)(p, true, p->c, args->x, x, args->stream);
+    if (s == KS_OK)
+        s = (first ? ks_permute_first : ks_permute_last)(args->device, p, true, p->c, args->x, x, args->stream);
     if (s == KS_OK) s = multiply(&g);
-    if (s == KS_OK) s = (first ? ks_permute_first : ks_permute_last)(p, false, p->b, y, args->y, args->stream);
+    if (s == KS_OK)
+        s = (first ? ks_permute_first : ks_permute_last)(args->device, p, false, p->b, y, args->y, args->stream);
     ks_cublas_end(args->device, g.handle);
     ks_cuda_leave(previous);
     return s;
 }
 
-const ks_kernel ks_bmm_cuda_permute = {"bmm.cuda.permute", KS_BMM,       KS_CUDA,    1, permute_supports,
+const ks_kernel ks_bmm_cuda_permute = {"bmm.cuda.permute", KS_BMM,       KS_CUDA,    2, permute_supports,
                                        permute_workspace,  permute_cost, permute_run};
-const ks_kernel ks_bmm_cuda_strided = {"bmm.cuda.strided", KS_BMM,       KS_CUDA,    1, strided_supports,
+const ks_kernel ks_bmm_cuda_strided = {"bmm.cuda.strided", KS_BMM,       KS_CUDA,    2, strided_supports,
                                        strided_workspace,  strided_cost, strided_run};

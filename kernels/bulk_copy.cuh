@@ -90,6 +90,12 @@ template <int COUNT> __device__ __forceinline__ void more_registers()
     KS_HOPPER_ASM("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
+/* Fetches what `map` says before it is needed. */
+__device__ __forceinline__ void map_prefetch(const CUtensorMap *map)
+{
+    KS_HOPPER_ASM("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 /* A box of the array that `map` describes, from its element (c0, c1, ...), to the same place `to` in every block of `blocks`, whose
  * barriers, also at one place, count its bytes. */
 template <int RANK>

@@ -89,6 +89,7 @@ template <typename E, int V> __device__ __forceinline__ void finish(const job<E>
 
 template <typename E, int V> __global__ void __launch_bounds__(threads) finish_all(job<E> g)
 {
+    ks_cuda::await_earlier();
     const int64_t step = (int64_t)gridDim.x * threads * V;
     for (int64_t first = ((int64_t)blockIdx.x * threads + threadIdx.x) * V; first < g.count; first += step)
         finish<E, V>(g, first, g.count - first);
@@ -112,7 +113,8 @@ template <typename E> ks_status launch(const ks_problem *p, const ks_finish_args
     const bool aligned = ((uintptr_t)args->product | (uintptr_t)args->y) % wide == 0;
     const int64_t blocks = ks_ceil_div(g.count, (int64_t)threads * (aligned ? V : 1));
     const unsigned grid = (unsigned)(blocks < grid_most ? blocks : grid_most);
-    return ks_cuda_status(ks_launch(aligned ? finish_all<E, V> : finish_all<E, 1>, grid, threads, 0, args->stream, g),
+    return ks_cuda_status(ks_launch_early(args->device, aligned ? finish_all<E, V> : finish_all<E, 1>, grid, threads,
+                                          0, args->stream, g),
                           "launch of an epilogue");
 }
 

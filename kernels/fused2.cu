@@ -3,7 +3,6 @@
  * Planning tries tiles of 16, 32 and 64 rows, and slices of several widths, and takes the way of which the model below expects
  * least. */
 #include "fused2.cuh"
-#include "launch.cuh"
 #include "sizes.h"
 
 extern "C" {
@@ -261,8 +260,9 @@ static ks_status run(const ks_problem pair[2], const ks_pair_args *args)
                                             (int)ks_cuda_shared_bytes(args->device)),
                        "shared memory of fused2.cuda");
     if (s == KS_OK)
-        s = ks_cuda_status(ks_launch(kernel, best->blocks, ALL_THREADS, best->shared_bytes, args->stream, a),
-                           "launch of fused2.cuda");
+        s = ks_cuda_status(
+            ks_launch_early(args->device, kernel, best->blocks, ALL_THREADS, best->shared_bytes, args->stream, a),
+            "launch of fused2.cuda");
     ks_cuda_leave(previous);
     return s;
 }

@@ -34,6 +34,7 @@
 #define KS_FUSED2_CUH
 
 #include "bulk_copy.cuh"
+#include "launch.cuh"
 #include "mma_tile.cuh"
 
 namespace ks_fused2
@@ -484,6 +485,7 @@ __global__ void __launch_bounds__(ALL_THREADS, 1) pair_kernel(const __grid_const
         for (int tile = 0; tile < 2; tile++)
             barrier_open(at.x_there(tile), COPY_THREADS), barrier_open(at.y_there(tile), THREADS);
     __syncthreads();
+    ks_cuda::await_earlier();
     if (copier < 0) {
         ks_cluster::more_registers<208>();
         multiply_tiles<T, MT>(p, memory, at, first, end);

@@ -16,33 +16,17 @@ namespace ks_cluster
 /* A shape as the planner sees it. */
 struct variant {
     const void *kernels[KS_NTYPES]; /* NULL: not for this type */
-    bool RUN, SECTORS;
+    bool RUN, SECTORS, DIRECT;
     int size, parts, D, L, N, TN, TK, KS, XK, x_row, stage_bytes, x_bytes, k_bytes, staging_bytes, out_n, out_j,
         out_row;
 };
 
 template <class S> constexpr variant describe()
 {
-    return {{},
-            S::RUN,
-            S::SECTORS,
-            S::size,
-            S::T::parts,
-            S::D,
-            S::L,
-            S::N,
-            S::TN,
-            S::TK,
-            S::KS,
-            S::XK,
-            S::x_row,
-            S::stage_bytes,
-            S::x_bytes,
-            S::k_bytes,
-            S::staging_bytes,
-            S::out_n,
-            S::out_j,
-            S::out_row};
+    return {{},       S::RUN,   S::SECTORS,     S::DIRECT,  S::size,    S::T::parts,
+            S::D,     S::L,     S::N,           S::TN,      S::TK,      S::KS,
+            S::XK,    S::x_row, S::stage_bytes, S::x_bytes, S::k_bytes, S::staging_bytes,
+            S::out_n, S::out_j, S::out_row};
 }
 
 template <int D, int N, int TK, bool RUN = false> constexpr variant half()
@@ -70,7 +54,8 @@ static const variant shapes[] = {
     exact<8, 32, 8, true>(),  exact<8, 32, 8>(),        exact<8, 24, 8>(),        exact<6, 32, 8>(),
     exact<6, 48, 8>(),        exact<4, 64, 8>(),        exact<4, 48, 8>(),        exact<3, 96, 16>(),
     exact<3, 64, 16>(),       exact<3, 48, 16>(),       exact<2, 128, 16>(),      exact<2, 64, 16>(),
-    exact<1, 128, 32>(),      exact<1, 64, 32>(),
+    exact<1, 128, 32>(),      exact<1, 64, 32>(),       half<1, 48, 64>(),        half<1, 64, 64>(),
+    half<1, 96, 64>(),        half<1, 128, 64>(),       half<1, 192, 64>(),       half<1, 256, 64>(),
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, MOST_BLOCKS = 8 /* of a cluster that every GPU can run */ };
 
@@ -101,6 +86,7 @@ static bool fits(const variant *v, const ks_problem *p)
 static const double clock_hz = 1.7e9, launch_s = 6.3e-6, dram_unit_bytes_per_s = 24.4e9, short_runs = 1.25;
 static const double row_cycles = 0.73, bytes_per_cycle = 101, request_cycles = 2.2;
 static const double exact_column_cycles = 3.97, split_bytes_per_cycle = 37, doubling_cycles = 83;
+static const double product_flops_per_cycle = 4096;
 static const double unit_cycles = 140, result_bytes_per_cycle = 31;
 static const double l2_kept_bytes = 20e6; /* of K, while all of X passes by */
 
@@ -113,7 +99,9 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
 {
     const int64_t j_tiles = ks_ceil_div(p->b, v->N), n_tiles = ks_ceil_div(p->batch, v->TN);
     const int blocks = across * down;
-    if (v->D % down != 0 || (across > 1 && across / 2 >= j_tiles) || (down > 1 && down / 2 >= n_tiles)) return;
+    if ((v->DIRECT ? v->N / 8 : v->D) % down != 0 || (across > 1 && across / 2 >= j_tiles) ||
+        (down > 1 && down / 2 >= n_tiles))
+        return;
     plan c = {};
     c.shape = v, c.across = across, c.down = down;
     c.l_tiles = ks_ceil_div(p->d, v->D), c.j_groups = ks_ceil_div(j_tiles, across),
@@ -134,6 +122,7 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
     const double arrives = (x_rows + k_rows) * row_cycles + (v->x_bytes + v->k_bytes) / bytes_per_cycle;
     const double asks = (x_rows / across + k_rows / down) * request_cycles;
     double multiplies = 0, waits = 0; /* hidden behind the copies of 2-byte types */
+    if (v->DIRECT) multiplies = 2.0 * v->TN * v->N * v->TK / product_flops_per_cycle;
     if (v->parts == 2) {
         multiplies = exact_column_cycles * v->L * v->N * (v->TK / v->KS) + v->k_bytes / split_bytes_per_cycle;
         waits = doubling_cycles * log2(blocks);
@@ -258,7 +247,7 @@ static ks_status map_arrays(const ks_problem *p, const ks_run_args *args, const 
     const array_map<4> k = {args->k,
                             {c, b, d, a},
                             {c * size, b * c * size, d * b * c * size},
-                            {v->TK, v->N, v->D / best.down, 1},
+                            {v->TK, v->DIRECT ? v->N / best.down : v->N, v->DIRECT ? 1 : v->D / best.down, 1},
                             swizzle_of(v->TK * v->size)};
     const array_map<4> x_runs = {args->x,
                                  {d, c, a, n},
@@ -322,14 +311,14 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d, a.batch = (int)p->batch;
     ks_status s = map_arrays(p, args, best, &a);
     if (s != KS_OK) return s;
-    cudaLaunchAttribute cluster = {};
+    cudaLaunchAttribute attributes[2] = {{}, ks_cuda::early()}, &cluster = attributes[0];
     cluster.id = cudaLaunchAttributeClusterDimension;
     cluster.val.clusterDim.x = (unsigned)blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.blockDim = dim3(THREADS);
     config.dynamicSmemBytes = (size_t)(v->staging_bytes + best.stages * v->stage_bytes + BARRIER_BYTES);
     config.stream = static_cast<cudaStream_t>(args->stream);
-    config.attrs = &cluster, config.numAttrs = 1;
+    config.attrs = attributes, config.numAttrs = 2;
     int clusters = 0;
     s = ks_cuda_status(count_clusters(args->device, v, p->type, blocks, &config, &clusters),
                        "clusters of fused.cuda.cluster");
@@ -358,5 +347,5 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 } // namespace ks_cluster
 
 extern "C" const ks_kernel ks_fused_cuda_cluster = {
-    "fused.cuda.cluster",   KS_FUSED,       KS_CUDA, 2, ks_cluster::supports, ks_cluster::workspace_bytes,
+    "fused.cuda.cluster",   KS_FUSED,       KS_CUDA, 3, ks_cluster::supports, ks_cluster::workspace_bytes,
     ks_cluster::cost_terms, ks_cluster::run};

@@ -26,6 +26,7 @@
 
 #include "bulk_copy.cuh"
 #include "epilogue.cuh"
+#include "launch.cuh"
 #include "mma_group.cuh"
 #include "mma_store.cuh"
 
@@ -66,6 +67,7 @@ template <class Type, int D_, int N_, int TK_, bool RUN_> struct shape {
     static constexpr int size = T::size, D = D_, N = N_, NT = N / 8;
     static constexpr bool EXACT = T::parts == 2;                /* float32 */
     static constexpr bool RUN = RUN_, SECTORS = D * size >= 32; /* l's fill sectors */
+    static constexpr bool DIRECT = D == 1 && !EXACT;            /* X need not be sorted out */
     static constexpr bool HALVES = D == 16;                     /* each group half of the l's, else half of the n's */
     static constexpr int L = HALVES ? 8 : D, TN = HALVES ? 64 : 128;
     static constexpr int TK = TK_, KS = 32 / size, STEPS = TK / KS; /* k's of a slab, of a product */
@@ -79,9 +81,11 @@ template <class Type, int D_, int N_, int TK_, bool RUN_> struct shape {
     static constexpr int buffers = (EXACT ? 4 * (L * NT + L + 2 * NT + 4) <= 216 : L * (4 * NT + 8) <= 208) ? 2 : 1;
     /* Results on their way out, in parts of 8 rows of n and out_n columns: two parts for each warp, or pair of warps that share
      * them, so that one is written while the other leaves. */
-    static constexpr int out_j = SECTORS ? 8 : D % 3 == 0 ? 32 / size : 128 / (D * size); /* least that is copied */
+    static constexpr int out_j = SECTORS                                     ? 8 /* least that is copied */
+                                 : D % 3 == 0 || N % (128 / (D * size)) != 0 ? 32 / size
+                                                                             : 128 / (D * size);
     static constexpr int out_row = out_j * D * size; /* its bytes of one n, but in SECTORS of one j */
-    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : N / 2);
+    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : DIRECT && N <= 128 ? N : N / 2);
     static constexpr int strip_bytes = 8 * out_n * D * size, strips = HALVES ? 4 : 8,
                          staging_bytes = 2 * strips * strip_bytes;
     static_assert(TK % XK == 0 && TK % KS == 0 && out_n % out_j == 0 && N % out_n == 0 && out_n % 8 == 0,
@@ -193,11 +197,15 @@ template <class S> __device__ __forceinline__ void fill(const arguments &p, char
     const uint16_t row = static_cast<uint16_t>(((1u << p.across) - 1) << (nr * p.across));
     uint16_t column = 0;
     for (int q = 0; q < p.down; q++) column |= static_cast<uint16_t>(1u << (q * p.across + jr));
-    const int x_rows = S::TN / p.across, k_ls = S::D / p.down; /* its part of the slabs */
+    /* Its part of the slabs: of X some rows, of K some l's, or some j's of the one there is. */
+    const int x_rows = S::TN / p.across, k_ls = S::DIRECT ? 0 : S::D / p.down, k_js = S::DIRECT ? S::N / p.down : 0;
+    const int k_at = nr * (k_ls * S::N + k_js) * S::k_row;
     const unsigned blocks = static_cast<unsigned>(p.across * p.down);
+    unsigned unit = blockIdx.x / blocks;
+    corner at = corner_of<S>(p, unit, rank);
     place now = {0, 1};
-    for (unsigned unit = blockIdx.x / blocks; unit < p.units; unit += gridDim.x / blocks) {
-        const corner at = corner_of<S>(p, unit, rank);
+    ks_cuda::await_earlier();
+    while (unit < p.units) {
         const int n0 = at.n + jr * x_rows;
         for (int slab = 0; slab < p.slabs; slab++) {
             const uint32_t full = ring.full + now.slot * 8;
@@ -212,10 +220,12 @@ template <class S> __device__ __forceinline__ void fill(const arguments &p, char
                     copy_in<3>(to + (q * S::TN + jr * x_rows) * S::x_row, &p.x, full, row,
                                (slab * S::TK + q * S::XK) * S::D, at.i, n0, 0);
             }
-            copy_in<4>(to + S::x_bytes + nr * k_ls * S::N * S::k_row, &p.k, full, column, slab * S::TK, at.j,
-                       at.l + nr * k_ls, at.i);
+            copy_in<4>(to + S::x_bytes + k_at, &p.k, full, column, slab * S::TK, at.j + nr * k_js, at.l + nr * k_ls,
+                       at.i);
             now.next(p.stages);
         }
+        unit += gridDim.x / blocks;
+        at = corner_of<S>(p, unit, rank);
     }
 }
 
@@ -385,6 +395,34 @@ __device__ __forceinline__ void sum_halves(const arguments &p, float (&acc)[S::L
     for (int l = 0; l < S::L; l++) ks_mma::group_hold(acc[l]);
 }
 
+/* The same where l is alone: the tensor cores read X as it came. */
+template <class S, class F>
+__device__ __forceinline__ void sum_direct(const arguments &p, float (&acc)[S::L][S::NT][4], const char *stages,
+                                           const barriers &ring, place &now, int group, const F &done)
+{
+#pragma unroll
+    for (int e = 0; e < S::NT * 4; e++) acc[0][e / 4][e % 4] = 0;
+    int before = -1; /* a slot that is free once the products before this slab's are done */
+#pragma unroll 1
+    for (int slab = 0; slab < p.slabs; slab++) {
+        const char *const xs = stages + now.slot * S::stage_bytes;
+        const uint64_t x = k_operand<S::x_row>(xs + group * 64 * S::x_row), k = k_operand<S::k_row>(xs + S::x_bytes);
+        barrier_wait(ring.full + now.slot * 8, now.phase);
+        ks_mma::group_fence();
+#pragma unroll
+        for (int step = 0; step < S::STEPS; step++)
+            ks_mma::shared_product(typename S::T(), acc[0], x + (step * 32 >> 4), k + (step * 32 >> 4));
+        ks_mma::group_commit();
+        ks_mma::group_wait<1>();
+        if (before >= 0) done(before);
+        before = now.slot;
+        now.next(p.stages);
+    }
+    ks_mma::group_wait<0>();
+    done(before);
+    ks_mma::group_hold(acc[0]);
+}
+
 /* The groups of warps that multiply. */
 template <class S>
 __device__ __forceinline__ void consume(const arguments &p, char *stages, char *staging, const barriers &ring)
@@ -404,10 +442,13 @@ __device__ __forceinline__ void consume(const arguments &p, char *stages, char *
     };
     const unsigned blocks = static_cast<unsigned>(p.across * p.down);
     place now = {0, 0};
+    ks_cuda::await_earlier();
     for (unsigned unit = blockIdx.x / blocks; unit < p.units; unit += gridDim.x / blocks) {
         float acc[S::L][S::NT][4];
         if constexpr (S::EXACT)
             sum_exact<S>(p, acc, stages, ring, now, row, group, g, t, done);
+        else if constexpr (S::DIRECT)
+            sum_direct<S>(p, acc, stages, ring, now, group, done);
         else
             sum_halves<S>(p, acc, stages, ring, now, row, group, g, t, done);
         const corner at = corner_of<S>(p, unit, rank);
@@ -419,7 +460,7 @@ __device__ __forceinline__ void consume(const arguments &p, char *stages, char *
             rescue<S>(p, at, row, S::HALVES ? group * S::L : 0, t);
         }
     }
-    copies_out_done();
+    copies_out_read<0>();
 }
 
 template <class S> __global__ void __launch_bounds__(THREADS, 1) multiply(const __grid_constant__ arguments p)
@@ -429,14 +470,14 @@ template <class S> __global__ void __launch_bounds__(THREADS, 1) multiply(const 
         char *const stages = memory + S::staging_bytes;
         const uint32_t first = shared_address(stages + p.stages * S::stage_bytes);
         const barriers ring = {first, first + MOST_STAGES * 8, first + 2 * MOST_STAGES * 8};
-        if (threadIdx.x == 0) {
-            for (int s = 0; s < p.stages; s++) {
-                barrier_open(ring.full + s * 8, 1);
-                barrier_open(ring.split + s * 8, SPLITTERS / 32);
-                barrier_open(ring.empty + s * 8, CONSUMERS / 32 * (p.across + p.down - 1));
-            }
+        const int slot = threadIdx.x;
+        if (slot < p.stages) {
+            barrier_open(ring.full + slot * 8, 1);
+            barrier_open(ring.split + slot * 8, SPLITTERS / 32);
+            barrier_open(ring.empty + slot * 8, CONSUMERS / 32 * (p.across + p.down - 1));
             barriers_publish();
         }
+        if (threadIdx.x == CONSUMERS) map_prefetch(&p.x), map_prefetch(&p.k), map_prefetch(&p.y);
         __syncthreads();
         cluster_sync();
         if (threadIdx.x >= CONSUMERS) {
@@ -449,7 +490,7 @@ template <class S> __global__ void __launch_bounds__(THREADS, 1) multiply(const 
             more_registers<240>();
             consume<S>(p, stages, memory, ring);
         }
-        cluster_sync(); /* nobody leaves while others may write to it */
+        if (p.across * p.down > 1) cluster_sync(); /* nobody leaves while others may write to it */
     }
 }
 

@@ -1,6 +1,5 @@
 /* fused.cuda.mma: the row of the kernel table, and its planner. What runs on the device is fused_mma.cuh. */
 #include "fused_mma_plan.cuh"
-#include "launch.cuh"
 #include "plan_memory.cuh"
 #include "sizes.h"
 
@@ -325,9 +324,9 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
         a.k = static_cast<const char *>(args->k);
         a.y = static_cast<char *>(args->y);
         a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
-        s = ks_cuda_status(
-            ks_launch(best->shape->kernel, best->blocks, best->shape->threads, best->shared_bytes, args->stream, a),
-            "launch of fused.cuda.mma");
+        s = ks_cuda_status(ks_launch_early(args->device, best->shape->kernel, best->blocks, best->shape->threads,
+                                           best->shared_bytes, args->stream, a),
+                           "launch of fused.cuda.mma");
     }
     ks_cuda_leave(previous);
     return s;
@@ -336,5 +335,5 @@ static ks_status run(const ks_problem *p, const ks_run_args *args)
 } // namespace ks_mma
 
 extern "C" const ks_kernel ks_fused_cuda_mma = {
-    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    3, ks_mma::supports,
+    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    4, ks_mma::supports,
     ks_mma::workspace_bytes, ks_mma::cost_terms, ks_mma::run};

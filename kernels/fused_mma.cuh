@@ -26,6 +26,7 @@
 #ifndef KS_FUSED_MMA_CUH
 #define KS_FUSED_MMA_CUH
 
+#include "launch.cuh"
 #include "mma_group.cuh"
 #include "mma_store.cuh"
 
@@ -352,6 +353,7 @@ template <class S> __device__ __forceinline__ void compute(const arguments &p)
             }
             copies_commit();
         };
+        ks_cuda::await_earlier(); /* once is enough, and oftener does no harm */
         if (p.resident)
             each_k([&](int to, const char *from, bool valid) { copy16(shared_address(memory) + to, from, valid); });
         for (int s = 0; s < ahead; s++) load_next(s < total);

@@ -22,6 +22,8 @@ constexpr variant float_shapes[] = {
     describe<shape<T, VECTOR, 4, 4, 2, 3, 2, 4, 16>>(),
     describe<shape<T, VECTOR, 4, 4, 1, 4, 1, 4, 16>>(),
     describe<shape<T, VECTOR, 8, 4, 1, 4, 1, 2, 16>>(),
+    describe<shape<T, VECTOR, 8, 4, 1, 4, 2, 1, 16>>(),
+    describe<shape<T, VECTOR, 8, 4, 1, 4, 2, 2, 16>>(),
     describe<shape<T, VECTOR, 8, 8, 1, 2, 4, 4, 16>>(),
     describe<shape<T, VECTOR, 8, 8, 1, 2, 4, 3, 16>>(),
     describe<shape<T, VECTOR, 12, 4, 2, 4, 2, 1, 8>>(),

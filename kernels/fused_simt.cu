@@ -273,6 +273,7 @@ __global__ void __launch_bounds__(threads_most, LEAST_BLOCKS)
 #pragma unroll
         for (int j = 0; j < SIDE; j++) sum[n][j] = 0;
 
+    ks_cuda::await_earlier();
     fetch(s.c);
     stage(0);
     __syncthreads();
@@ -374,9 +375,9 @@ cudaError_t launch(const ks_problem *p, const ks_run_args *args, const plan &g)
     const auto finish = ks_cuda::epilogue_of<typename number<T>::sum>(args->epilogue);
     cudaError_t e = cudaSuccess;
     for (int64_t tile = 0; e == cudaSuccess && tile < g.tiles; tile += grid_most) /* one launch, below 2^31 tiles */
-        e = ks_launch(kernel, (unsigned)ks_min(g.tiles - tile, grid_most), g.threads, g.shared_bytes, args->stream,
-                      static_cast<const T *>(args->x), static_cast<const T *>(args->k), static_cast<T *>(args->y), s,
-                      g, tile, finish);
+        e = ks_launch_early(args->device, kernel, (unsigned)ks_min(g.tiles - tile, grid_most), g.threads,
+                            g.shared_bytes, args->stream, static_cast<const T *>(args->x),
+                            static_cast<const T *>(args->k), static_cast<T *>(args->y), s, g, tile, finish);
     return e;
 }
 
@@ -441,5 +442,5 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
 
 } /* namespace */
 
-extern "C" const ks_kernel ks_fused_cuda_simt = {"fused.cuda.simt", KS_FUSED,        KS_CUDA,    1,
+extern "C" const ks_kernel ks_fused_cuda_simt = {"fused.cuda.simt", KS_FUSED,        KS_CUDA,    2,
                                                  supports,          workspace_bytes, cost_terms, run};

@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(32 * WARPS) skinny(const __grid_constant__ arg
     const char *const k = p.k + (i * p.d + l) * p.b * p.c * T::size;
 
     float acc[NT][4] = {};
+    ks_cuda::await_earlier();
 #pragma unroll 2
     for (int64_t k0 = warp * SLAB + t * VL; k0 - t * VL < p.c; k0 += WARPS * SLAB) {
         uint32_t kw[2][4] = {}, xw[NT][4];
@@ -164,7 +165,8 @@ cut cut_of(const ks_problem *p, const ks_device *device)
     return c;
 }
 
-template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const arguments &p, const cut &c, void *stream)
+template <class T, bool X_CHUNKS, bool K_CHUNKS>
+cudaError_t launch(const ks_run_args *args, const arguments &p, const cut &c)
 {
     using kernel = void (*)(arguments);
     static const kernel kernels[3][3] = {
@@ -175,16 +177,17 @@ template <class T, bool X_CHUNKS, bool K_CHUNKS> cudaError_t launch(const argume
          skinny<T, X_CHUNKS, K_CHUNKS, 4, 16>},
         {skinny<T, X_CHUNKS, K_CHUNKS, 8, 4>, skinny<T, X_CHUNKS, K_CHUNKS, 8, 8>, NULL},
     };
-    return ks_launch(kernels[c.products / 4][c.warps / 8], (unsigned)c.blocks, 32 * c.warps, 0, stream, p);
+    return ks_launch_early(args->device, kernels[c.products / 4][c.warps / 8], (unsigned)c.blocks, 32 * c.warps, 0,
+                           args->stream, p);
 }
 
-template <class T> cudaError_t launch_type(const arguments &p, const cut &c, void *stream)
+template <class T> cudaError_t launch_type(const ks_run_args *args, const arguments &p, const cut &c)
 {
     const bool k_chunks = p.c * T::size % 16 == 0 && (uintptr_t)p.k % 16 == 0;
     const bool x_chunks = k_chunks && p.x_k == 1 && (uintptr_t)p.x % 16 == 0;
-    return x_chunks   ? launch<T, true, true>(p, c, stream)
-           : k_chunks ? launch<T, false, true>(p, c, stream)
-                      : launch<T, false, false>(p, c, stream);
+    return x_chunks   ? launch<T, true, true>(args, p, c)
+           : k_chunks ? launch<T, false, true>(args, p, c)
+                      : launch<T, false, false>(args, p, c);
 }
 
 bool supports(const ks_problem *p, const ks_device *device)
@@ -235,10 +238,10 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
     const int64_t wide = first ? 1 : p->batch;
     g.x_i = p->c * p->d * wide, g.x_l = wide, g.x_n = first ? p->a * p->c * p->d : 1, g.x_k = p->d * wide;
     g.y_i = p->b * p->d * wide, g.y_l = wide, g.y_n = first ? p->a * p->b * p->d : 1, g.y_j = p->d * wide;
-    const cudaError_t e = p->type == KS_F16         ? launch_type<f16>(g, c, args->stream)
-                          : p->type == KS_BF16      ? launch_type<bf16>(g, c, args->stream)
-                          : p->math == KS_MATH_TF32 ? launch_type<tf32>(g, c, args->stream)
-                                                    : launch_type<f32>(g, c, args->stream);
+    const cudaError_t e = p->type == KS_F16         ? launch_type<f16>(args, g, c)
+                          : p->type == KS_BF16      ? launch_type<bf16>(args, g, c)
+                          : p->math == KS_MATH_TF32 ? launch_type<tf32>(args, g, c)
+                                                    : launch_type<f32>(args, g, c);
     s = ks_cuda_status(e, "launch of fused.cuda.skinny");
     ks_cuda_leave(previous);
     return s;
@@ -246,5 +249,5 @@ ks_status run(const ks_problem *p, const ks_run_args *args)
 
 } /* namespace */
 
-extern "C" const ks_kernel ks_fused_cuda_skinny = {"fused.cuda.skinny", KS_FUSED,   KS_CUDA, 2, supports,
+extern "C" const ks_kernel ks_fused_cuda_skinny = {"fused.cuda.skinny", KS_FUSED,   KS_CUDA, 3, supports,
                                                    workspace_bytes,     cost_terms, run};

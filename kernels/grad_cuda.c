@@ -97,8 +97,8 @@ ks_status ks_cuda_grad_weights(const ks_problem *p, const ks_grad_args *args)
         char *x_blocks = own + ks_cublas_workspace_bytes(args->device);
         char *dy_blocks = x_blocks + round_up((size_t)ks_x_count(p) * ks_type_bytes(p->type));
         x.array = x_blocks, dy.array = dy_blocks;
-        s = ks_permute_first(p, true, p->c, args->x, x_blocks, args->stream);
-        if (s == KS_OK) s = ks_permute_first(p, true, p->b, args->dy, dy_blocks, args->stream);
+        s = ks_permute_first(args->device, p, true, p->c, args->x, x_blocks, args->stream);
+        if (s == KS_OK) s = ks_permute_first(args->device, p, true, p->b, args->dy, dy_blocks, args->stream);
     }
     for (int64_t n0 = 0; s == KS_OK && n0 < p->batch; n0 += PIECE)
         s = multiply(p, handle, &x, &dy, args->dk, n0, ks_min(PIECE, p->batch - n0));
@@ -120,7 +120,7 @@ ks_status ks_cuda_transpose(const ks_device *device, ks_type type, int64_t count
     int previous;
     ks_status s = ks_cuda_enter(device, &previous);
     if (s != KS_OK) return s;
-    s = ks_permute_first(&p, true, one ? 1 : rows, from, to, stream);
+    s = ks_permute_first(device, &p, true, one ? 1 : rows, from, to, stream);
     ks_cuda_leave(previous);
     return s;
 }

@@ -29,6 +29,8 @@ static constexpr bool can_group = false;
 #define KS_SUMS8(n)  KS_SUMS4(n), KS_SUMS4(n + 4)
 #define KS_SUMS12(n) KS_SUMS8(n), KS_SUMS4(n + 8)
 #define KS_SUMS16(n) KS_SUMS8(n), KS_SUMS8(n + 8)
+#define KS_SUMS24(n) KS_SUMS16(n), KS_SUMS8(n + 16)
+#define KS_SUMS32(n) KS_SUMS16(n), KS_SUMS16(n + 16)
 #define KS_NAMES1    "%0, %1, %2, %3"
 #define KS_NAMES2    KS_NAMES1 ", %4, %5, %6, %7"
 #define KS_NAMES3    KS_NAMES2 ", %8, %9, %10, %11"
@@ -37,6 +39,13 @@ static constexpr bool can_group = false;
 #define KS_NAMES8    KS_NAMES6 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define KS_NAMES12   KS_NAMES8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define KS_NAMES16   KS_NAMES12 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define KS_NAMES24                                                                                                   \
+    KS_NAMES16 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, "   \
+               "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define KS_NAMES32                                                                                                   \
+    KS_NAMES24                                                                                                       \
+        ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, "       \
+        "%113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define KS_GROUP_ASM(TILES, COLUMNS, X, K, ADD)                                                                      \
     KS_HOPPER_ASM("{\n.reg .pred add;\nsetp.ne.b32 add, " ADD ", 0;\n"                                               \
@@ -66,12 +75,34 @@ enum addition { ALWAYS, ASKED };
         KS_GROUP_PRODUCT(16, "128", "%64, %65, %66, %67", "%68", "%69");                                             \
     }
 
+/* The same where X lies in shared memory, too: x tells of 64 rows, as k does of columns. */
+#define KS_SHARED_PRODUCT(TILES, COLUMNS, X, K)                                                                      \
+    if constexpr (NT == TILES)                                                                                       \
+    KS_HOPPER_ASM("{\n.reg .pred add;\nsetp.ne.b32 add, 1, 0;\n"                                                     \
+                  "wgmma.mma_async.sync.aligned.m64n" COLUMNS KS_KIND "{" KS_NAMES##TILES "}, " X ", " K             \
+                                                                                          ", add, 1, 1, 0, 0;\n}\n"  \
+                  : KS_SUMS##TILES(0)                                                                                \
+                  : "l"(x), "l"(k))
+#define KS_SHARED_PRODUCTS(TYPE)                                                                                     \
+    template <int NT> __device__ __forceinline__ void shared_product(TYPE, float(&c)[NT][4], uint64_t x, uint64_t k) \
+    {                                                                                                                \
+        static_assert(NT == 6 || NT == 8 || NT == 12 || NT == 16 || NT == 24 || NT == 32, "compiled for these");     \
+        KS_SHARED_PRODUCT(6, "48", "%24", "%25");                                                                    \
+        KS_SHARED_PRODUCT(8, "64", "%32", "%33");                                                                    \
+        KS_SHARED_PRODUCT(12, "96", "%48", "%49");                                                                   \
+        KS_SHARED_PRODUCT(16, "128", "%64", "%65");                                                                  \
+        KS_SHARED_PRODUCT(24, "192", "%96", "%97");                                                                  \
+        KS_SHARED_PRODUCT(32, "256", "%128", "%129");                                                                \
+    }
+
 #define KS_KIND       "k16.f32.f16.f16 "
 #define KS_TRANSPOSED ", 0"
 KS_GROUP_PRODUCTS(f16)
+KS_SHARED_PRODUCTS(f16)
 #undef KS_KIND
 #define KS_KIND "k16.f32.bf16.bf16 "
 KS_GROUP_PRODUCTS(bf16)
+KS_SHARED_PRODUCTS(bf16)
 #undef KS_KIND
 #undef KS_TRANSPOSED
 #define KS_KIND "k8.f32.tf32.tf32 "

@@ -107,6 +107,7 @@ __global__ void __launch_bounds__(threads) permute_tiles(const E *__restrict__ f
     extern __shared__ __align__(16) unsigned char shared[];
     constexpr int VF = INWARD ? VO : VB, VT = INWARD ? VB : VO;
     E *tile = reinterpret_cast<E *>(shared);
+    ks_cuda::await_earlier();
     for (int64_t index = blockIdx.x; index < t.tiles; index += gridDim.x) {
         int64_t rest = index;
         const int64_t l0 = split_off(rest, t.l_tiles) * t.l, k0 = split_off(rest, t.k_tiles) * t.k;
@@ -192,7 +193,8 @@ bool aligned(const void *pointer)
 }
 
 template <typename E>
-ks_status permute_first(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
+ks_status permute_first(const ks_device *device, const ks_problem *p, bool inward, int64_t rows, const void *from,
+                        void *to, void *stream)
 {
     constexpr int V = wide / (int)sizeof(E);
     size_t shared_bytes;
@@ -218,8 +220,9 @@ ks_status permute_first(const ks_problem *p, bool inward, int64_t rows, const vo
          {permute_tiles<E, V, 1, true>, permute_tiles<E, V, V, true>}},
     };
     const unsigned grid = (unsigned)(t.tiles < grid_most ? t.tiles : grid_most);
-    return ks_cuda_status(ks_launch(kernels[inward][outer_wide][block_wide], grid, threads, (int64_t)shared_bytes,
-                                    stream, static_cast<const E *>(from), static_cast<E *>(to), t),
+    return ks_cuda_status(ks_launch_early(device, kernels[inward][outer_wide][block_wide], grid, threads,
+                                          (int64_t)shared_bytes, stream, static_cast<const E *>(from),
+                                          static_cast<E *>(to), t),
                           "launch of a permutation");
 }
 
@@ -236,6 +239,7 @@ struct run_tiling {
 template <typename E, bool INWARD>
 __global__ void __launch_bounds__(threads) permute_runs(const E *__restrict__ from, E *__restrict__ to, run_tiling t)
 {
+    ks_cuda::await_earlier();
     for (int64_t index = blockIdx.x; index < t.tiles; index += gridDim.x) {
         int64_t rest = index;
         const int64_t u0 = split_off(rest, t.chunks) * t.chunk.by, r0 = rest * t.runs;
@@ -262,7 +266,8 @@ __global__ void __launch_bounds__(threads) permute_runs(const E *__restrict__ fr
 }
 
 template <typename E>
-ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
+ks_status permute_last(const ks_device *device, const ks_problem *p, bool inward, int64_t rows, const void *from,
+                       void *to, void *stream)
 {
     constexpr int64_t tile_units = threads * ahead * 2;
     run_tiling t = {};
@@ -275,8 +280,8 @@ ks_status permute_last(const ks_problem *p, bool inward, int64_t rows, const voi
     t.chunks = ks_ceil_div(t.units, chunk);
     t.tiles = t.chunks * ks_ceil_div(t.runs_total, t.runs);
     const unsigned grid = (unsigned)(t.tiles < grid_most ? t.tiles : grid_most);
-    return ks_cuda_status(ks_launch(inward ? permute_runs<E, true> : permute_runs<E, false>, grid, threads, 0, stream,
-                                    static_cast<const E *>(from), static_cast<E *>(to), t),
+    return ks_cuda_status(ks_launch_early(device, inward ? permute_runs<E, true> : permute_runs<E, false>, grid,
+                                          threads, 0, stream, static_cast<const E *>(from), static_cast<E *>(to), t),
                           "launch of a permutation");
 }
 
@@ -290,6 +295,7 @@ struct pointer_job {
 __global__ void __launch_bounds__(threads) write_pointers(pointer_job g, const void **pointers)
 {
     const int64_t blocks = g.a * g.d;
+    ks_cuda::await_earlier();
     for (int64_t b = (int64_t)blockIdx.x * threads + threadIdx.x; b < blocks; b += (int64_t)gridDim.x * threads) {
         int64_t i = b;
         const int64_t l = split_off(i, g.d);
@@ -302,33 +308,36 @@ __global__ void __launch_bounds__(threads) write_pointers(pointer_job g, const v
 
 } /* namespace */
 
-ks_status ks_permute_first(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
+ks_status ks_permute_first(const ks_device *device, const ks_problem *p, bool inward, int64_t rows, const void *from,
+                           void *to, void *stream)
 {
     switch (ks_type_bytes(p->type)) {
     case 2:
-        return permute_first<uint16_t>(p, inward, rows, from, to, stream);
+        return permute_first<uint16_t>(device, p, inward, rows, from, to, stream);
     case 4:
-        return permute_first<uint32_t>(p, inward, rows, from, to, stream);
+        return permute_first<uint32_t>(device, p, inward, rows, from, to, stream);
     default:
-        return permute_first<uint64_t>(p, inward, rows, from, to, stream);
+        return permute_first<uint64_t>(device, p, inward, rows, from, to, stream);
     }
 }
 
-ks_status ks_permute_last(const ks_problem *p, bool inward, int64_t rows, const void *from, void *to, void *stream)
+ks_status ks_permute_last(const ks_device *device, const ks_problem *p, bool inward, int64_t rows, const void *from,
+                          void *to, void *stream)
 {
     /* The widest unit that begins and ends with every run. */
     const uint64_t places = (uintptr_t)from | (uintptr_t)to | (uint64_t)p->batch * ks_type_bytes(p->type);
-    if (places % 16 == 0) return permute_last<uint4>(p, inward, rows, from, to, stream);
-    if (places % 8 == 0) return permute_last<uint64_t>(p, inward, rows, from, to, stream);
-    if (places % 4 == 0) return permute_last<uint32_t>(p, inward, rows, from, to, stream);
-    return permute_last<uint16_t>(p, inward, rows, from, to, stream);
+    if (places % 16 == 0) return permute_last<uint4>(device, p, inward, rows, from, to, stream);
+    if (places % 8 == 0) return permute_last<uint64_t>(device, p, inward, rows, from, to, stream);
+    if (places % 4 == 0) return permute_last<uint32_t>(device, p, inward, rows, from, to, stream);
+    return permute_last<uint16_t>(device, p, inward, rows, from, to, stream);
 }
 
-ks_status ks_block_pointers(const ks_block_view views[3], int64_t a, int64_t d, const void **pointers, void *stream)
+ks_status ks_block_pointers(const ks_device *device, const ks_block_view views[3], int64_t a, int64_t d,
+                            const void **pointers, void *stream)
 {
     const pointer_job g = {{views[0], views[1], views[2]}, a, d};
     const int64_t grid = ks_ceil_div(a * d, threads);
-    return ks_cuda_status(
-        ks_launch(write_pointers, (unsigned)(grid < grid_most ? grid : grid_most), threads, 0, stream, g, pointers),
-        "launch of the pointers");
+    return ks_cuda_status(ks_launch_early(device, write_pointers, (unsigned)(grid < grid_most ? grid : grid_most),
+                                          threads, 0, stream, g, pointers),
+                          "launch of the pointers");
 }

@@ -16,12 +16,13 @@
 
 #include <cuda_runtime_api.h>
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { SKIPPED = 77, STREAMS = 3, TRIALS = 6, ROUNDS = 8, THREADS = 6, MOST_CHUNKS = 512 };
+enum { SKIPPED = 77, STREAMS = 3, TRIALS = 6, ROUNDS = 8, THREADS = 6, MOST_CHUNKS = 512, LEGS = 60 };
 
 static ks_device gpu;
 static uint64_t seed;
@@ -251,6 +252,103 @@ static void test_threads(void **state)
     ks_close(ctx);
 }
 
+/* ---- one after another ---- */
+
+/* Products that each read what the last one wrote, and write where it read. */
+typedef struct relay {
+    ks_problem problem;
+    const char *paths[LEGS];
+    void *arrays[2], *weights, *bias;
+} relay;
+
+/* All legs; after each, with `waits`, the stream is waited for. */
+static void run_relay(ks_context *ctx, const relay *r, cudaStream_t stream, bool waits)
+{
+    for (int leg = 0; leg < LEGS; leg++) {
+        const ks_epilogue epilogue = {.alpha = 1, .bias = r->bias, .activation = KS_RELU};
+        const void *from = r->arrays[leg % 2];
+        const ks_status status = ks_matmul_with(ctx, &r->problem, r->paths[leg], from, r->weights,
+                                                r->arrays[1 - leg % 2], leg % 5 == 3 ? &epilogue : NULL, stream);
+        if (status != KS_OK) fail_msg("%s: %s", r->paths[leg], ks_status_message(status));
+        if (waits) assert_cuda(cudaStreamSynchronize(stream));
+    }
+}
+
+/* How a relay is run. */
+enum manner { WAITING, QUEUED, CAPTURED, MANNERS };
+
+static void run_in_manner(ks_context *ctx, const relay *r, cudaStream_t stream, enum manner how)
+{
+    if (how == CAPTURED) {
+        cudaGraph_t graph;
+        cudaGraphExec_t exec;
+        assert_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+        run_relay(ctx, r, stream, false);
+        assert_cuda(cudaStreamEndCapture(stream, &graph));
+        assert_cuda(cudaGraphInstantiate(&exec, graph, 0));
+        assert_cuda(cudaGraphLaunch(exec, stream));
+        assert_cuda(cudaStreamSynchronize(stream));
+        assert_cuda(cudaGraphExecDestroy(exec));
+        assert_cuda(cudaGraphDestroy(graph));
+        return;
+    }
+    run_relay(ctx, r, stream, how == WAITING);
+    assert_cuda(cudaStreamSynchronize(stream));
+}
+
+/* A kernel may begin before what lies ahead of it in its stream has ended (launch.cuh). What comes out is the same to the last bit
+ * as if each had been waited for. */
+static void test_one_after_another(void **state)
+{
+    static const struct {
+        int64_t a, side, d, batch;
+    } shapes[] = {{2, 64, 8, 700}, {1, 48, 1, 3000}, {4, 32, 3, 500},    {1, 128, 16, 200},
+                  {1, 256, 1, 40}, {3, 37, 2, 60},   {1, 128, 1, 20000}, {8, 64, 2, 4000}};
+    ks_context *ctx = open_context();
+    cudaStream_t stream;
+    rng r = rng_make(seed, 6);
+    (void)state;
+    assert_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    for (size_t n = 0; n < 4 * (sizeof shapes / sizeof *shapes); n++) {
+        relay run = {.problem = {.a = shapes[n / 4].a,
+                                 .b = shapes[n / 4].side,
+                                 .c = shapes[n / 4].side,
+                                 .d = shapes[n / 4].d,
+                                 .batch = shapes[n / 4].batch,
+                                 .type = n % 2 ? KS_F32 : KS_F16,
+                                 .layout = n / 2 % 2 ? KS_BATCH_LAST : KS_BATCH_FIRST}};
+        const ks_problem *p = &run.problem;
+        const size_t size = ks_type_bytes(p->type), bytes = size * (size_t)ks_x_count(p),
+                     k_bytes = size * (size_t)ks_k_count(p);
+        char *const host = malloc(k_bytes), *const first = malloc(bytes), *const now = malloc(bytes);
+        assert_true(host != NULL && first != NULL && now != NULL);
+        assert_int_equal(ks_memory_alloc(&gpu, bytes, &run.arrays[0]), KS_OK);
+        assert_int_equal(ks_memory_alloc(&gpu, bytes, &run.arrays[1]), KS_OK);
+        assert_int_equal(ks_memory_alloc(&gpu, k_bytes, &run.weights), KS_OK);
+        const double most = sqrt(3 / (double)p->c); /* products as large as what they are made of */
+        for (int64_t i = 0; i < ks_k_count(p); i++)
+            value_store(p->type, host, (size_t)i, most * (2 * rng_unit(&r) - 1));
+        assert_int_equal(ks_memory_put(&gpu, run.weights, host, k_bytes), KS_OK);
+        run.bias = run.weights; /* values as good as any */
+        for (int leg = 0; leg < LEGS; leg++) run.paths[leg] = some_path(p, &r);
+        for (enum manner how = WAITING; how < MANNERS; how++) {
+            assert_int_equal(ks_memory_randomise(&gpu, run.arrays[0], bytes, n), KS_OK);
+            assert_int_equal(ks_memory_set(&gpu, run.arrays[1], 0xff, bytes), KS_OK);
+            assert_int_equal(ks_device_wait(&gpu), KS_OK);
+            run_in_manner(ctx, &run, stream, how);
+            assert_int_equal(ks_memory_get(&gpu, how == WAITING ? first : now, run.arrays[LEGS % 2], bytes), KS_OK);
+            char text[PROBLEM_TEXT_BYTES];
+            if (how != WAITING && memcmp(first, now, bytes) != 0)
+                fail_msg("%s: %d products in a row differ from the same, each waited for", problem_text(p, text),
+                         LEGS);
+        }
+        free(host), free(first), free(now);
+        ks_memory_free(&gpu, run.arrays[0]), ks_memory_free(&gpu, run.arrays[1]), ks_memory_free(&gpu, run.weights);
+    }
+    assert_cuda(cudaStreamDestroy(stream));
+    ks_close(ctx);
+}
+
 /* ---- what goes wrong ---- */
 
 static void assert_works(ks_context *ctx)
@@ -358,7 +456,7 @@ int main(void)
         cmocka_unit_test(test_streams),         cmocka_unit_test(test_graphs),
         cmocka_unit_test(test_graphs_together), cmocka_unit_test(test_threads),
         cmocka_unit_test(test_too_large),       cmocka_unit_test(test_memory_short),
-        cmocka_unit_test(test_host_pointers),
+        cmocka_unit_test(test_host_pointers),   cmocka_unit_test(test_one_after_another),
     };
     if (ks_device_cuda(0, &gpu) != KS_OK) {
         printf("skipped: %s\n", ks_status_message(KS_ERR_DEVICE));
