@@ -85,7 +85,7 @@ template <class Type, int D_, int N_, int TK_, bool RUN_> struct shape {
                                  : D % 3 == 0 || N % (128 / (D * size)) != 0 ? 32 / size
                                                                              : 128 / (D * size);
     static constexpr int out_row = out_j * D * size; /* its bytes of one n, but in SECTORS of one j */
-    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : DIRECT && N <= 128 ? N : N / 2);
+    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : DIRECT &&N <= 128 ? N : N / 2);
     static constexpr int strip_bytes = 8 * out_n * D * size, strips = HALVES ? 4 : 8,
                          staging_bytes = 2 * strips * strip_bytes;
     static_assert(TK % XK == 0 && TK % KS == 0 && out_n % out_j == 0 && N % out_n == 0 && out_n % 8 == 0,
