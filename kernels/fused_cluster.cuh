@@ -11,7 +11,8 @@
  * four warps multiply by wgmma, X sorted out on the way to the registers as in fused_mma.cuh, K as the copy engine laid it.
  *   RUN    D l's fill a sector of 32 bytes, or two: a slab of X lies as (n, k, D l's)
  *   else   D is d: a slab lies as (some k's, n, these k's with all their l's)
- * Of 16 l's a group takes 8, of fewer all for half of the n's.
+ * Of 16 l's a group takes 8, of fewer all for half of the n's. Where d = 1, 2-byte types need no sorting out (DIRECT): the tensor
+ * cores read X from shared memory, too.
  * Results go through shared memory and leave as bulk tensor copies, too, which drop what lies outside of Y.
  *
  * float32. Three products of TF32 make one (mma_tile.cuh says how, and why sums start from zero often: here at each product of
@@ -20,7 +21,10 @@
  *
  * A slot of the ring may be filled again once every block that it is filled from, and they for theirs, has done with it: each
  * warp tells all blocks that send to it. (PTX ISA: "Asynchronous copies", "mbarrier"; CUTLASS's pipelines are of the same
- * kind.) */
+ * kind.)
+ *
+ * Dropped: each block fetching its part alone and handing it on from shared memory to shared memory, so that runs of 32 bytes arrive
+ * as long ones: that brings 18 bytes a cycle, multicast 37 and more. */
 #ifndef KS_FUSED_CLUSTER_CUH
 #define KS_FUSED_CLUSTER_CUH
 
@@ -85,7 +89,7 @@ template <class Type, int D_, int N_, int TK_, bool RUN_> struct shape {
                                  : D % 3 == 0 || N % (128 / (D * size)) != 0 ? 32 / size
                                                                              : 128 / (D * size);
     static constexpr int out_row = out_j * D * size; /* its bytes of one n, but in SECTORS of one j */
-    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : DIRECT &&N <= 128 ? N : N / 2);
+    static constexpr int out_n = widest_part(N, out_j, EXACT ? N / 4 : N <= 128 && DIRECT ? N : N / 2);
     static constexpr int strip_bytes = 8 * out_n * D * size, strips = HALVES ? 4 : 8,
                          staging_bytes = 2 * strips * strip_bytes;
     static_assert(TK % XK == 0 && TK % KS == 0 && out_n % out_j == 0 && N % out_n == 0 && out_n % 8 == 0,

@@ -1,7 +1,11 @@
-/* Launching a kernel and learning how that launch went.
+/* Launching a kernel, early where that can be, and learning how that launch went.
  *
  * kernel<<<...>>>(...) returns nothing, and cudaGetLastError, which one would ask afterwards, may as well tell, and clear, an
- * error that the caller of this library left behind: a launch that went well would be reported as failed. */
+ * error that the caller of this library left behind: a launch that went well would be reported as failed.
+ *
+ * What a launch costs, and a kernel's first steps, can pass while the kernel before it still runs: "Programmatic Dependent Launch"
+ * in the CUDA programming guide, griddepcontrol in PTX. Dropped: asking L2 for K meanwhile. Launches below 6 us took 4 % less, many
+ * others up to a quarter more. */
 #ifndef KS_LAUNCH_CUH
 #define KS_LAUNCH_CUH
 
@@ -21,7 +25,7 @@ __device__ __forceinline__ void await_earlier()
 #endif
 }
 
-/* Where this code is sure to have been compiled for the device, and with it the wait. */
+/* Only where what runs is sure to have been compiled with the wait: not where a driver compiles for a GPU from older code. */
 inline bool can_be_early(const ks_device *device)
 {
     return KS_HOPPER && ks_cuda_arch(device) == 90;
