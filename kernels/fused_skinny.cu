@@ -201,11 +201,17 @@ size_t workspace_bytes(const ks_problem *, const ks_device *)
     return 0;
 }
 
-/* What the blocks of a multiprocessor take to load all they need, one load after another; what they fetch of X, again for every 16
- * outputs, from L2, in whole sectors where d's are between its k's; and, waiting for memory, a block's steps from k to k. */
+/* What the blocks of a multiprocessor take to load all they need, one load after another, and to share each product's sums among
+ * the warps, as long as six loads; what they fetch of X, again for every 16 outputs, from L2, in whole sectors where d's are between
+ * its k's; and, waiting for memory, a block's steps from k to k. */
 void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    enum { SECTOR = 32, UNIT_WARPS = 64, START = 4 }; /* START: a block's first and last step, in steps */
+    enum {
+        SECTOR = 32,
+        UNIT_WARPS = 64,
+        SHARING = 6,
+        START = 4
+    }; /* START: a block's first and last step, in steps */
     const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size;
     const cut g = cut_of(p, device);
     const double units = device->units > 0 ? device->units : 1, blocks = (double)g.blocks;
@@ -216,7 +222,8 @@ void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NT
     const int64_t fetched = p->layout == KS_BATCH_FIRST ? ks_min(p->d * size, SECTOR) : size; /* for an element */
     terms[KS_TERM_LAUNCH] = 1;
     terms[KS_TERM_BYTES] = ks_problem_bytes(p);
-    terms[KS_TERM_FLOPS] = 1000 * ceil(blocks / units) * steps * (double)(g.warps * loads);
+    terms[KS_TERM_FLOPS] =
+        1000 * ceil(blocks / units) * g.warps * (steps * (double)loads + (double)(SHARING * g.products));
     terms[KS_TERM_SHUFFLE] = (double)ks_ceil_div(p->b, TJ) * (double)ks_x_count(p) * (double)fetched;
     terms[KS_TERM_CALLS] = waves * (steps * (x_chunks ? 1 : 2) + START);
 }
