@@ -209,7 +209,8 @@ KS_API ks_status ks_decisions_status(const ks_context *ctx, const char **why, ui
  *
  * stream: a cudaStream_t of the context's device, NULL for its default stream; ignored by the CPU. The calling thread's
  * current device stays as it is. The stream may be under capture: all of the work, its workspace included, then becomes part
- * of the graph, and nothing is measured.
+ * of the graph, and nothing is measured. On Hopper a kernel may begin before what is ahead of it in the stream has ended
+ * (programmatic dependent launch); it touches no array before that.
  *
  * Errors on CUDA: the call is asynchronous. KS_OK says that the work is queued, not that it is done; any other status, that
  * y will not be computed. Only waiting for the stream (cudaStreamSynchronize) tells that y is there. What goes wrong on the
