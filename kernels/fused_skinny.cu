@@ -150,18 +150,24 @@ struct cut {
     int64_t n_tiles, blocks;
 };
 
+/* k's that a warp takes at a time: four of its lanes share a row, with 16 bytes each. */
+int64_t step_of(const ks_problem *p)
+{
+    return 4 * 16 / (int64_t)ks_type_bytes(p->type);
+}
+
 /* Just enough products for the batch, and more warps to share a sum that is long, or where blocks are too few to fill the
  * multiprocessors. */
 cut cut_of(const ks_problem *p, const ks_device *device)
 {
-    const int64_t step = 4 * 16 / (int64_t)ks_type_bytes(p->type); /* k's that a warp takes at a time */
     cut c;
     c.products = p->batch <= 16 ? 2 : p->batch <= 32 ? 4 : 8;
     c.n_tiles = ks_ceil_div(p->batch, 8 * c.products);
     c.blocks = ks_ceil_div(p->b, TJ) * c.n_tiles * p->a * p->d;
     c.warps = p->c > 1536 ? 8 : 4;
     const int most = c.products == 8 ? 8 : 16;
-    while (c.warps < most && p->c > step * c.warps && c.blocks * c.warps <= 8 * (int64_t)device->units) c.warps *= 2;
+    while (c.warps < most && p->c > step_of(p) * c.warps && c.blocks * c.warps <= 8 * (int64_t)device->units)
+        c.warps *= 2;
     return c;
 }
 
@@ -215,7 +221,7 @@ void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NT
     const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size;
     const cut g = cut_of(p, device);
     const double units = device->units > 0 ? device->units : 1, blocks = (double)g.blocks;
-    const double steps = (double)ks_ceil_div(p->c, 4 * chunk * g.warps),
+    const double steps = (double)ks_ceil_div(p->c, step_of(p) * g.warps),
                  waves = ceil(blocks * g.warps / (units * UNIT_WARPS));
     const bool k_chunks = p->c * size % 16 == 0, x_chunks = k_chunks && p->layout == KS_BATCH_FIRST && p->d == 1;
     const int64_t loads = 2 * (k_chunks ? 1 : chunk) + g.products * (x_chunks ? 1 : chunk);
