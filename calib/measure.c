@@ -18,6 +18,7 @@ static const double disturbed = 0.2;        /* a spread of the two fastest by wh
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
+static const double cpu_floor_share = 0.12; /* rates that others disturbed come out at a third */
 static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
 /* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there
@@ -29,7 +30,7 @@ static double floor_s(const ks_device *device, const ks_problem *p)
     ks_device fastest = *device;
     for (int t = 0; device->backend == KS_CUDA && t < KS_NTYPES; t++)
         fastest.gemm_flops_per_s[p->type] = fmax(fastest.gemm_flops_per_s[p->type], device->gemm_flops_per_s[t]);
-    return floor_share * ks_roofline_s(&fastest, p);
+    return (device->backend == KS_CPU ? cpu_floor_share : floor_share) * ks_roofline_s(&fastest, p);
 }
 
 /* Joules of one product, NaN where the device does not tell. */
