@@ -18,7 +18,7 @@ static const double disturbed = 0.2;        /* a spread of the two fastest by wh
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
-static const double cpu_floor_share = 0.12; /* rates that others disturbed come out at a third */
+static const double cpu_floor_share = 0.12; /* a CPU's rates may have been measured beside other work */
 static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
 /* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there

@@ -212,12 +212,8 @@ size_t workspace_bytes(const ks_problem *, const ks_device *)
  * its k's; and, waiting for memory, a block's steps from k to k. */
 void cost_terms(const ks_problem *p, const ks_device *device, double terms[KS_NTERMS])
 {
-    enum {
-        SECTOR = 32,
-        UNIT_WARPS = 64,
-        SHARING = 6,
-        START = 4
-    }; /* START: a block's first and last step, in steps */
+    enum { SECTOR = 32, UNIT_WARPS = 64 };
+    enum { SHARING = 6 /* of a product's sums, in loads */, START = 4 /* a block's first and last step, in steps */ };
     const int64_t size = (int64_t)ks_type_bytes(p->type), chunk = 16 / size;
     const cut g = cut_of(p, device);
     const double units = device->units > 0 ? device->units : 1, blocks = (double)g.blocks;
