@@ -18,7 +18,7 @@ static const double disturbed = 0.2;        /* a spread of the two fastest by wh
 static const double far_behind = 1.6;       /* times the fastest: not in the race for first place */
 static const double patience = 3;           /* times max_s, or what a race took: the most for what is in doubt */
 static const double floor_share = 0.35;     /* of the roofline time: nothing can be faster */
-static const int rates_most = 3;            /* how often rates are taken again: a kernel may be too fast for ever */
+static const double cpu_floor_share = 0.12; /* a CPU's rates may have been measured beside other work */
 static const double energy_least_s = 0.3;   /* energy counters tick every 20 to 100 ms */
 
 /* What no kernel can stay below; 0 where nothing is known. A GPU's float32 product may be made of faster ones, so there
@@ -30,7 +30,7 @@ static double floor_s(const ks_device *device, const ks_problem *p)
     ks_device fastest = *device;
     for (int t = 0; device->backend == KS_CUDA && t < KS_NTYPES; t++)
         fastest.gemm_flops_per_s[p->type] = fmax(fastest.gemm_flops_per_s[p->type], device->gemm_flops_per_s[t]);
-    return floor_share * ks_roofline_s(&fastest, p);
+    return (device->backend == KS_CPU ? cpu_floor_share : floor_share) * ks_roofline_s(&fastest, p);
 }
 
 /* Joules of one product, NaN where the device does not tell. */
@@ -308,14 +308,9 @@ static double disturbance(const race *r)
     return fmax(r->out[best].spread, r->out[second].spread);
 }
 
-/* Why a race's result may not stand. */
-typedef struct doubts {
-    double spread; /* the race's disturbance */
-    bool too_fast; /* a kernel that is right was below the floor: so may the rates be that the floor stands on */
-} doubts;
-
+/* *spread: the race's disturbance. */
 static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *const *kernels, int count,
-                          const ks_measure_limits *limits, ks_measurement *out, double *raw, doubts *found)
+                          const ks_measure_limits *limits, ks_measurement *out, double *raw, double *spread)
 {
     const ks_measure_limits defaults = {0}, *l = limits ? limits : &defaults;
     race r = {.measurer = m,
@@ -338,7 +333,6 @@ static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *
     if (s == KS_OK) s = find_unsteady(&r);
     if (s != KS_OK) return s;
 
-    *found = (doubts){0};
     const ks_device_state *state = ks_measurer_state(m);
     for (int q = 0; q < count; q++) {
         if (raw) memcpy(raw + q * KS_MAX_SAMPLES, r.own[q], (size_t)out[q].samples * sizeof *raw);
@@ -349,8 +343,7 @@ static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *
         sum_up(&r, q, why, state);
         if (out[q].time_s < floor_s(&m->device, p)) {
             snprintf(out[q].reason, sizeof out[q].reason, "%.3g s is below the physical floor", out[q].time_s);
-            if (check_again(m, p, kernels[q], &out[q]) == KS_OK)
-                out[q].status = KS_ERR_NO_DATA, out[q].time_s = NAN, found->too_fast = true;
+            if (check_again(m, p, kernels[q], &out[q]) == KS_OK) out[q].status = KS_ERR_NO_DATA, out[q].time_s = NAN;
             if (out[q].status == KS_ERR_DEVICE && is_lost(m, &out[q])) return KS_ERR_DEVICE;
             continue;
         }
@@ -362,7 +355,7 @@ static ks_status run_race(ks_measurer *m, const ks_problem *p, const ks_kernel *
     }
     s = check_winner(m, p, kernels, count, out);
     if (s == KS_OK) ks_measurer_tell(m, NULL);
-    found->spread = disturbance(&r);
+    *spread = disturbance(&r);
     return s;
 }
 
@@ -370,18 +363,11 @@ ks_status ks_measure(ks_measurer *m, const ks_problem *p, const ks_kernel *const
                      const ks_measure_limits *limits, ks_measurement *out, double *raw)
 {
     ks_measurement again[KS_MAX_KERNELS];
-    double again_raw[KS_MAX_KERNELS * KS_MAX_SAMPLES];
-    doubts first, second;
-    ks_status s = run_race(m, p, kernels, count, limits, out, raw, &first);
-    if (s == KS_OK && first.too_fast && m->rates_taken < rates_most) {
-        ks_device device = m->device;
-        m->rates_taken++;
-        s = ks_measure_rates(m, &device);
-        if (s == KS_OK) s = run_race(m, p, kernels, count, limits, out, raw, &first);
-    }
-    if (s != KS_OK || first.spread <= disturbed) return s;
-    s = run_race(m, p, kernels, count, limits, again, raw ? again_raw : NULL, &second);
-    if (s != KS_OK || second.spread >= first.spread) return s;
+    double again_raw[KS_MAX_KERNELS * KS_MAX_SAMPLES], spread, again_spread;
+    ks_status s = run_race(m, p, kernels, count, limits, out, raw, &spread);
+    if (s != KS_OK || spread <= disturbed) return s;
+    s = run_race(m, p, kernels, count, limits, again, raw ? again_raw : NULL, &again_spread);
+    if (s != KS_OK || again_spread >= spread) return s;
     memcpy(out, again, (size_t)count * sizeof *out);
     if (raw) memcpy(raw, again_raw, (size_t)count * KS_MAX_SAMPLES * sizeof *raw);
     return KS_OK;
@@ -433,9 +419,11 @@ static int dense_kernels(const ks_measurer *m, const ks_problem *p, const ks_ker
     return kept ? kept : count; /* no BLAS: the kernels there are */
 }
 
-/* The GEMM rates, where they are better than what *device says. */
-static ks_status measure_gemm_rates(ks_measurer *m, ks_device *device)
+ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
 {
+    ks_status s = measure_copy_rate(m, &device->copy_bytes_per_s);
+    if (s != KS_OK) return s;
+    m->device.copy_bytes_per_s = device->copy_bytes_per_s;
     const ks_measure_limits limits = {.min_samples = 3, .max_samples = 3};
     for (int t = 0; t < KS_NTYPES; t++) {
         const bool half = t == KS_F16 || t == KS_BF16;
@@ -444,25 +432,14 @@ static ks_status measure_gemm_rates(ks_measurer *m, ks_device *device)
         const ks_kernel *kernels[KS_MAX_KERNELS];
         ks_measurement out[KS_MAX_KERNELS];
         const int count = dense_kernels(m, &p, kernels);
-        const ks_status s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
-        if (s == KS_ERR_MEMORY) continue; /* the rate stays as it was */
+        s = ks_measure(m, &p, kernels, count, &limits, out, NULL);
+        if (s == KS_ERR_MEMORY) continue; /* the rate stays unknown */
         if (s != KS_OK) return s;
         for (int q = 0; q < count; q++) {
             const double rate = ks_problem_flops(&p) / out[q].time_s;
             if (out[q].status == KS_OK && rate > device->gemm_flops_per_s[t]) device->gemm_flops_per_s[t] = rate;
         }
     }
-    return KS_OK;
-}
-
-ks_status ks_measure_rates(ks_measurer *m, ks_device *device)
-{
-    double copied;
-    m->device.copy_bytes_per_s = 0; /* nothing is held against rates that are in question */
-    ks_status s = measure_copy_rate(m, &copied);
-    if (s == KS_OK) device->copy_bytes_per_s = fmax(device->copy_bytes_per_s, copied);
-    if (s == KS_OK) s = measure_gemm_rates(m, device);
-    m->device.copy_bytes_per_s = device->copy_bytes_per_s;
     memcpy(m->device.gemm_flops_per_s, device->gemm_flops_per_s, sizeof m->device.gemm_flops_per_s);
-    return s;
+    return KS_OK;
 }

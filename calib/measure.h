@@ -11,9 +11,6 @@
  * of the least mean, until it is known whether that is its own habit (steady.h). If it is, the mean is its time, for that is
  * what callers pay, and the reason begins with "unsteady".
  *
- * A time far below the roofline time is none: it is quarantined. But where the kernel is found right the device's rates, too, may
- * have been measured beside other work: they are measured once more, and so is the kernel.
- *
  * A race whose two fastest spread by over a fifth is run once more, and the calmer of both counts: on a virtual machine the
  * neighbours hold up one race in fifty for longer than it lasts. */
 #ifndef KS_MEASURE_H
@@ -69,9 +66,8 @@ ks_status ks_measure(ks_measurer *measurer, const ks_problem *problem, const ks_
 
 /* Measures the device's copy rate, and its GEMM rate for each type as the best that any kernel of the table reaches on a
  * dense problem: (1,1536,1536,1) of batch 1536 on a CPU. On a GPU it is 4096, or 8192 for the half types, and a bmm kernel,
- * so that the rate is the BLAS's own: a fused kernel may do a float32 product by three faster ones. What is better than *device
- * says is filled in there, and in the measurer's own copy of it: other work can only make a machine slower. Fails as ks_measure
- * does. */
+ * so that the rate is the BLAS's own: a fused kernel may do a float32 product by three faster ones. Fills in both in
+ * *device and in the measurer's own copy of it. Fails as ks_measure does. */
 ks_status ks_measure_rates(ks_measurer *measurer, ks_device *device);
 
 /* Two results closer than this are a tie. */

@@ -20,7 +20,6 @@ struct ks_measurer {
     ks_measurer_setup setup;
     ks_device_state state; /* clock and throttling, as they were at state_s */
     double state_s;
-    int rates_taken;     /* again, because a time was too short for them */
     double most_bytes;   /* INFINITY: not known */
     ks_measurement lost; /* of whom the device was lost to, if it was: else without a kernel */
 };

@@ -5,7 +5,7 @@
  * killed runs in a process of its own: this executable again, since a team of workers does not survive a bare fork. */
 #include "design.h"
 #include "knowledge.h"
-#include "measurer.h"
+#include "measure.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -198,31 +198,6 @@ static void test_deceiving_kernels(void **state)
     assert_true(out[1].time_s > 0);
     assert_int_equal(out[2].status, KS_OK);
     assert_true(out[2].spread > 0.2 && out[2].time_s > out[1].time_s);
-}
-
-/* Rates that were taken on a busy machine make no honest time impossible. */
-static void test_rates_too_low(void **state)
-{
-    const ks_problem p = {.a = 1, .b = 64, .c = 64, .d = 8, .batch = 1024};
-    const ks_kernel *kernels[] = {ks_kernel_find("fused.cpu")};
-    ks_device slow;
-    ks_measurer *own;
-    ks_measurement out[1];
-    (void)state;
-    ks_device_cpu(&slow);
-    slow.copy_bytes_per_s = 1e6, slow.gemm_flops_per_s[KS_F32] = 1e6;
-    assert_int_equal(ks_measurer_open(&own, &slow), KS_OK);
-    assert_int_equal(ks_measure(own, &p, kernels, 1, NULL, out, NULL), KS_OK);
-    if (out[0].status != KS_OK) fail_msg("%s", out[0].reason);
-    assert_true(out[0].time_s > 0);
-    assert_true(own->device.copy_bytes_per_s > 1e8 && own->device.gemm_flops_per_s[KS_F32] > 1e8);
-
-    /* And rates only rise: what is measured now is not what the machine can do. */
-    ks_device fast = own->device;
-    fast.copy_bytes_per_s = fast.gemm_flops_per_s[KS_F32] = 1e15;
-    assert_int_equal(ks_measure_rates(own, &fast), KS_OK);
-    assert_true(fast.copy_bytes_per_s == 1e15 && own->device.gemm_flops_per_s[KS_F32] == 1e15);
-    ks_measurer_close(own);
 }
 
 static void test_too_large(void **state)
@@ -514,7 +489,6 @@ int main(int count, char **arguments)
         cmocka_unit_test(test_measure),
         cmocka_unit_test(test_bad_kernels),
         cmocka_unit_test(test_deceiving_kernels),
-        cmocka_unit_test(test_rates_too_low),
         cmocka_unit_test(test_too_large),
         cmocka_unit_test(test_design),
         cmocka_unit_test(test_design_prefers_the_unknown),

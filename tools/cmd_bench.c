@@ -285,6 +285,19 @@ static ks_status write_csv(const char *path, const row *rows, size_t count)
     return s;
 }
 
+/* Rates belong to the run: a machine that is disturbed now was perhaps not when it was calibrated. They are measured
+ * before the panel and after it, and the better ones count, so that the roofline flatters nobody. */
+static ks_status rate(ks_measurer *measurer, ks_device *device)
+{
+    ks_device now = *device;
+    ks_status s = ks_measure_rates(measurer, &now);
+    if (s != KS_OK) return s;
+    device->copy_bytes_per_s = fmax(device->copy_bytes_per_s, now.copy_bytes_per_s);
+    for (int t = 0; t < KS_NTYPES; t++)
+        device->gemm_flops_per_s[t] = fmax(device->gemm_flops_per_s[t], now.gemm_flops_per_s[t]);
+    return KS_OK;
+}
+
 static void show_progress(const cli *c, size_t done, size_t count)
 {
     if (!cli_shows_progress(c)) return;
@@ -342,23 +355,21 @@ static ks_status get_panel(const cli *c, const ks_device *device, const request 
     return ks_panel_read_text(vit_s16, sizeof vit_s16 - 1, "ViT-S/16", panel);
 }
 
-/* Measures the panel into rows, and the device's rates: these belong to the run, for a machine that is disturbed now was perhaps
- * not when it was calibrated. They are measured before the panel and after it, and the better ones count, so that the roofline
- * flatters nobody. */
+/* Measures the panel into rows, and the device's rates. */
 static ks_status measure_panel(const cli *c, const ks_panel *panel, ks_context *ctx, bool energy, ks_device *device,
                                row *rows)
 {
     ks_measurer *measurer;
     ks_status s = ks_measurer_open(&measurer, device);
     if (s != KS_OK) return s;
-    s = ks_measure_rates(measurer, device);
+    s = rate(measurer, device);
     for (size_t i = 0; s == KS_OK && i < panel->count; i++) {
         show_progress(c, i, panel->count);
         rows[i].problem = panel->problems[i];
         s = measure(measurer, device, ctx, energy, &rows[i]);
     }
     show_progress(c, panel->count, panel->count);
-    if (s == KS_OK) s = ks_measure_rates(measurer, device);
+    if (s == KS_OK) s = rate(measurer, device);
     for (size_t i = 0; i < panel->count; i++) rows[i].roofline_s = ks_roofline_s(device, &rows[i].problem);
     ks_measurer_close(measurer);
     return s;
