@@ -110,28 +110,21 @@ static void test_streams(void **state)
 
 /* ---- graphs ---- */
 
-/* Ends a stream's capture; what it holds can then be launched, by whoever destroys it. */
-static cudaGraphExec_t end_capture(cudaStream_t stream)
-{
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    assert_cuda(cudaStreamEndCapture(stream, &graph));
-    assert_cuda(cudaGraphInstantiate(&exec, graph, 0));
-    assert_cuda(cudaGraphDestroy(graph));
-    return exec;
-}
-
 /* Captures one product, then replays it with other values in the same arrays, other work in between. */
 static void replay(ks_context *ctx, trial *t, const char *path, enum cudaStreamCaptureMode mode, rng *r)
 {
     char why[TRIAL_WHY_BYTES], text[PROBLEM_TEXT_BYTES];
     cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
     assert_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     assert_cuda(cudaStreamBeginCapture(stream, mode));
     const ks_status status = run_on(ctx, t, path, stream);
-    if (status != KS_OK)
-        fail_msg("capture of %s on %s: %s", path, problem_text(&t->problem, text), ks_status_message(status));
-    const cudaGraphExec_t exec = end_capture(stream);
+    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+    if (status != KS_OK || ended != cudaSuccess)
+        fail_msg("capture of %s on %s: %s; end of capture: %s", path, problem_text(&t->problem, text),
+                 status == KS_OK ? "ok" : ks_status_message(status), cudaGetErrorName(ended));
+    assert_cuda(cudaGraphInstantiate(&exec, graph, 0));
     for (int round = 0; round < 3; round++) {
         if (round > 0) assert_true(trial_renew(t, TRIAL_PLAIN, r));
         assert_true(trial_begin(t));
@@ -143,6 +136,7 @@ static void replay(ks_context *ctx, trial *t, const char *path, enum cudaStreamC
         if (!trial_end(t, path, why)) fail_msg("after replay %d: %s", round, why);
     }
     assert_cuda(cudaGraphExecDestroy(exec));
+    assert_cuda(cudaGraphDestroy(graph));
     assert_cuda(cudaStreamDestroy(stream));
 }
 
@@ -176,11 +170,14 @@ static void test_graphs_together(void **state)
     (void)state;
     for (int g = 0; g < 2; g++) {
         const ks_problem p = {.a = 2, .b = 64, .c = 64, .d = 8, .batch = 200, .type = g == 0 ? KS_F32 : KS_F16};
+        cudaGraph_t graph;
         assert_true(trial_make_on(&trials[g], &gpu, &p, TRIAL_PLAIN, &r));
         assert_cuda(cudaStreamCreateWithFlags(&streams[g], cudaStreamNonBlocking));
         assert_cuda(cudaStreamBeginCapture(streams[g], cudaStreamCaptureModeThreadLocal));
         assert_int_equal(run_on(ctx, &trials[g], gpu.blas[0] ? "bmm" : "fused", streams[g]), KS_OK);
-        execs[g] = end_capture(streams[g]);
+        assert_cuda(cudaStreamEndCapture(streams[g], &graph));
+        assert_cuda(cudaGraphInstantiate(&execs[g], graph, 0));
+        assert_cuda(cudaGraphDestroy(graph));
         assert_true(trial_begin(&trials[g]));
     }
     for (int round = 0; round < 50; round++)
@@ -283,12 +280,16 @@ enum manner { WAITING, QUEUED, CAPTURED, MANNERS };
 static void run_in_manner(ks_context *ctx, const relay *r, cudaStream_t stream, enum manner how)
 {
     if (how == CAPTURED) {
+        cudaGraph_t graph;
+        cudaGraphExec_t exec;
         assert_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
         run_relay(ctx, r, stream, false);
-        const cudaGraphExec_t exec = end_capture(stream);
+        assert_cuda(cudaStreamEndCapture(stream, &graph));
+        assert_cuda(cudaGraphInstantiate(&exec, graph, 0));
         assert_cuda(cudaGraphLaunch(exec, stream));
         assert_cuda(cudaStreamSynchronize(stream));
         assert_cuda(cudaGraphExecDestroy(exec));
+        assert_cuda(cudaGraphDestroy(graph));
         return;
     }
     run_relay(ctx, r, stream, how == WAITING);
