@@ -3,8 +3,9 @@
 #
 #     sh test_crowd_command.sh KSAUTO [SECONDS [CALIBRATIONS [READERS]]]
 #
-# No error reaches anyone, and no note but that the machine is busy, as it is; every measured problem is in the store once; and the models that are fitted to the store are,
-# to the last digit, those that one process fits to the same rows in a store of its own. Needs jq.
+# No error reaches anyone, and no note but that the machine is busy, as it is; every measured problem is in the store once; and the
+# models that are fitted to the store are, to the last digit, those that one process fits to the same rows in a store of its own.
+# Needs jq.
 set -eu
 
 command -v jq >/dev/null || { echo "$0: skipped, there is no jq" >&2; exit 77; }
