@@ -15,6 +15,15 @@ template <int VALUE> struct number {
     static constexpr int value = VALUE;
 };
 
+/* Where in a ring of slots a thread is: in which slot, and the parity of its uses. */
+struct place {
+    int slot, phase;
+    __device__ __forceinline__ void next(int stages)
+    {
+        if (++slot == stages) slot = 0, phase ^= 1;
+    }
+};
+
 /* For so many arrivals in each phase. */
 __device__ __forceinline__ void barrier_open(uint32_t barrier, int arrivals)
 {
@@ -40,6 +49,45 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, int parity)
                  "r"(parity)
                  : "memory");
 #undef KS_TRY
+}
+
+/* The same where other blocks' stores (hand_over) are what is waited for. */
+__device__ __forceinline__ void barrier_wait_cluster(uint32_t barrier, int parity)
+{
+    KS_HOPPER_ASM("{\n.reg .pred done;\nwait:\n"
+                  "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                  "@done bra.uni over;\nbra.uni wait;\nover:\n}\n" ::"r"(barrier),
+                  "r"(parity)
+                  : "memory");
+}
+
+/* 16 bytes to shared memory of any block of the cluster, counted on a barrier of that block. */
+__device__ __forceinline__ void hand_over(uint32_t remote, const uint32_t (&w)[4], uint32_t remote_barrier)
+{
+    KS_HOPPER_ASM(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            remote),
+        "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3]), "r"(remote_barrier)
+        : "memory");
+}
+
+/* Four matrices of 8 x 8 elements of 2 bytes, turned: lane i says where row i % 8 of matrix i / 8 is, 16 bytes, and gets of column
+ * i / 4 of each the elements of rows 2 (i % 4) and the next. */
+__device__ __forceinline__ void read_turned(uint32_t (&w)[4], uint32_t row)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(row)
+                 : "memory");
+}
+
+/* 16 bytes. */
+__device__ __forceinline__ void read_words(uint32_t (&w)[4], uint32_t from)
+{
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(from)
+                 : "memory");
 }
 
 /* Before cluster_sync: barriers opened by this thread, for the copy engine and the other blocks. */
@@ -148,11 +196,16 @@ __device__ __forceinline__ void copies_out_done()
 }
 
 /* K's rows of ROW bytes of k from `at` on, swizzled as widely, as a product wants to be told. */
-template <int ROW> __device__ __forceinline__ uint64_t k_operand(const char *at)
+template <int ROW> __device__ __forceinline__ uint64_t k_operand(uint32_t at)
 {
     static_assert(ROW == 32 || ROW == 64 || ROW == 128, "the copy engine's swizzles");
     const uint64_t rows = 8 * ROW >> 4, swizzle = ROW == 32 ? 3 : ROW == 64 ? 2 : 1;
-    return (ks_mma::shared_address(at) & 0x3ffff) >> 4 | 1u << 16 | rows << 32 | swizzle << 62;
+    return (at & 0x3ffff) >> 4 | 1u << 16 | rows << 32 | swizzle << 62;
+}
+
+template <int ROW> __device__ __forceinline__ uint64_t k_operand(const char *at)
+{
+    return k_operand<ROW>(ks_mma::shared_address(at));
 }
 
 } // namespace ks_cluster

@@ -1,4 +1,5 @@
 /* fused.cuda.cluster: the row of the kernel table, and its planner. What runs on the device is fused_cluster.cuh. */
+#include "clusters.cuh"
 #include "fused_cluster.cuh"
 #include "plan_memory.cuh"
 #include "sizes.h"
@@ -189,61 +190,6 @@ static void cost_terms(const ks_problem *p, const ks_device *device, double term
     terms[KS_TERM_CALLS] = (double)ks_ceil_div(best->units, best->clusters);
 }
 
-/* An array as the copy engine is told of it: sizes in elements, the innermost first; the steps from one to the next, of all
- * dimensions but that, in bytes; the box that a copy moves, and how 16-byte pieces lie in shared memory. */
-template <int RANK> struct array_map {
-    const void *at;
-    int64_t sizes[RANK], steps[RANK - 1];
-    int box[RANK];
-    CUtensorMapSwizzle swizzle;
-};
-
-using encoder = decltype(&cuTensorMapEncodeTiled);
-
-template <int RANK>
-static ks_status encode(encoder encode, ks_type type, const array_map<RANK> &array, CUtensorMap *map)
-{
-    cuuint64_t sizes[RANK], steps[RANK];
-    cuuint32_t box[RANK], ones[RANK];
-    for (int r = 0; r < RANK; r++) {
-        sizes[r] = (cuuint64_t)array.sizes[r], box[r] = (cuuint32_t)array.box[r], ones[r] = 1;
-        if (r + 1 < RANK) steps[r] = (cuuint64_t)array.steps[r];
-    }
-    const CUtensorMapDataType of = type == KS_F32   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-                                   : type == KS_F16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-                                                    : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-    const CUresult e =
-        encode(map, of, RANK, const_cast<void *>(array.at), sizes, steps, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-               array.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    return e == CUDA_SUCCESS ? KS_OK : ks_fail(KS_ERR_INTERNAL, "cuTensorMapEncodeTiled: error %d", (int)e);
-}
-
-/* The driver's function that describes arrays; the driver is not linked. */
-static ks_status find_encoder(encoder *out)
-{
-    static void *found;
-    void *f = __atomic_load_n(&found, __ATOMIC_RELAXED); /* races write the same */
-    if (!f) {
-        cudaDriverEntryPointQueryResult result;
-        const cudaError_t e =
-            cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &result);
-        if (e != cudaSuccess) return ks_cuda_status(e, "finding cuTensorMapEncodeTiled");
-        if (result != cudaDriverEntryPointSuccess)
-            return ks_fail(KS_ERR_DEVICE, "the CUDA driver has no cuTensorMapEncodeTiled");
-        __atomic_store_n(&found, f, __ATOMIC_RELAXED);
-    }
-    *out = (encoder)f;
-    return KS_OK;
-}
-
-static CUtensorMapSwizzle swizzle_of(int bytes)
-{
-    return bytes == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
-           : bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
-           : bytes == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
-                         : CU_TENSOR_MAP_SWIZZLE_NONE;
-}
-
 static ks_status map_arrays(const ks_problem *p, const ks_run_args *args, const plan &best, arguments *out)
 {
     const variant *v = best.shape;
@@ -283,24 +229,6 @@ static ks_status map_arrays(const ks_problem *p, const ks_run_args *args, const 
     return s;
 }
 
-/* How many clusters of this size run at a time. The first to ask for a kernel also lets it take more shared memory than 48
- * KB. */
-static cudaError_t count_clusters(const ks_device *device, const variant *v, ks_type type, int blocks,
-                                  cudaLaunchConfig_t *config, int *count)
-{
-    enum { DEVICES = 64 };
-    static int known[DEVICES][SHAPES][KS_NTYPES][MOST_BLOCKS + 1]; /* races write the same */
-    int *const place = device->index < DEVICES ? &known[device->index][v - shapes][type][blocks] : NULL;
-    *count = place ? __atomic_load_n(place, __ATOMIC_RELAXED) : 0;
-    if (*count > 0) return cudaSuccess;
-    config->gridDim = dim3((unsigned)blocks);
-    cudaError_t e = cudaFuncSetAttribute(v->kernels[type], cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         (int)ks_cuda_shared_bytes(device));
-    if (e == cudaSuccess) e = cudaOccupancyMaxActiveClusters(count, v->kernels[type], config);
-    if (e == cudaSuccess && place) __atomic_store_n(place, *count, __ATOMIC_RELAXED);
-    return e;
-}
-
 static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan &best)
 {
     const variant *v = best.shape;
@@ -317,23 +245,19 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     a.b = (int)p->b, a.c = (int)p->c, a.d = (int)p->d, a.batch = (int)p->batch;
     ks_status s = map_arrays(p, args, best, &a);
     if (s != KS_OK) return s;
-    cudaLaunchAttribute attributes[2] = {{}, ks_cuda::early()}, &cluster = attributes[0];
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = (unsigned)blocks, cluster.val.clusterDim.y = 1, cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = (size_t)(v->staging_bytes + best.stages * v->stage_bytes + BARRIER_BYTES);
-    config.stream = static_cast<cudaStream_t>(args->stream);
-    config.attrs = attributes, config.numAttrs = 2;
-    int clusters = 0;
-    s = ks_cuda_status(count_clusters(args->device, v, p->type, blocks, &config, &clusters),
-                       "clusters of fused.cuda.cluster");
-    if (s != KS_OK) return s;
-    if (clusters < 1) return ks_fused_cuda_simt.run(p, args); /* a part of a GPU, too small for one */
-    config.gridDim = dim3((unsigned)(ks_min(clusters, best.units) * blocks));
-    void *addresses[] = {&a};
-    return ks_cuda_status(cudaLaunchKernelExC(&config, v->kernels[p->type], addresses),
-                          "launch of fused.cuda.cluster");
+    enum { DEVICES = 64 };
+    static int known[DEVICES][SHAPES][KS_NTYPES][MOST_BLOCKS + 1];
+    const int device = args->device->index;
+    const cluster_launch l = {"launch of fused.cuda.cluster",
+                              v->kernels[p->type],
+                              blocks,
+                              THREADS,
+                              (size_t)(v->staging_bytes + best.stages * v->stage_bytes + BARRIER_BYTES),
+                              best.units,
+                              device < DEVICES ? &known[device][v - shapes][p->type][blocks] : NULL};
+    bool fits;
+    s = launch_clusters(l, args->device, args->stream, &a, &fits);
+    return s == KS_OK && !fits ? ks_fused_cuda_simt.run(p, args) : s;
 }
 
 static ks_status run(const ks_problem *p, const ks_run_args *args)

@@ -179,15 +179,6 @@ template <class S> __device__ __forceinline__ corner corner_of(const arguments &
     return c;
 }
 
-/* Where in the ring a thread is: in which slot, and the parity of its uses. */
-struct place {
-    int slot, phase;
-    __device__ __forceinline__ void next(int stages)
-    {
-        if (++slot == stages) slot = 0, phase ^= 1;
-    }
-};
-
 /* Barriers of the ring, one for each slot from these addresses on: X and K have come; what TF32 leaves of K is written, too; all
  * have done with the slot. */
 struct barriers {

@@ -29,6 +29,7 @@ static constexpr bool can_group = false;
 #define KS_SUMS8(n)  KS_SUMS4(n), KS_SUMS4(n + 4)
 #define KS_SUMS12(n) KS_SUMS8(n), KS_SUMS4(n + 8)
 #define KS_SUMS16(n) KS_SUMS8(n), KS_SUMS8(n + 8)
+#define KS_SUMS20(n) KS_SUMS16(n), KS_SUMS4(n + 16)
 #define KS_SUMS24(n) KS_SUMS16(n), KS_SUMS8(n + 16)
 #define KS_SUMS32(n) KS_SUMS16(n), KS_SUMS16(n + 16)
 #define KS_NAMES1    "%0, %1, %2, %3"
@@ -39,6 +40,7 @@ static constexpr bool can_group = false;
 #define KS_NAMES8    KS_NAMES6 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define KS_NAMES12   KS_NAMES8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define KS_NAMES16   KS_NAMES12 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define KS_NAMES20   KS_NAMES16 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
 #define KS_NAMES24                                                                                                   \
     KS_NAMES16 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, "   \
                "%83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
@@ -86,11 +88,13 @@ enum addition { ALWAYS, ASKED };
 #define KS_SHARED_PRODUCTS(TYPE)                                                                                     \
     template <int NT> __device__ __forceinline__ void shared_product(TYPE, float(&c)[NT][4], uint64_t x, uint64_t k) \
     {                                                                                                                \
-        static_assert(NT == 6 || NT == 8 || NT == 12 || NT == 16 || NT == 24 || NT == 32, "compiled for these");     \
+        static_assert(NT == 6 || NT == 8 || NT == 12 || NT == 16 || NT == 20 || NT == 24 || NT == 32,                \
+                      "compiled for these");                                                                         \
         KS_SHARED_PRODUCT(6, "48", "%24", "%25");                                                                    \
         KS_SHARED_PRODUCT(8, "64", "%32", "%33");                                                                    \
         KS_SHARED_PRODUCT(12, "96", "%48", "%49");                                                                   \
         KS_SHARED_PRODUCT(16, "128", "%64", "%65");                                                                  \
+        KS_SHARED_PRODUCT(20, "160", "%80", "%81");                                                                  \
         KS_SHARED_PRODUCT(24, "192", "%96", "%97");                                                                  \
         KS_SHARED_PRODUCT(32, "256", "%128", "%129");                                                                \
     }

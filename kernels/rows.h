@@ -9,8 +9,8 @@ extern "C" {
 #endif
 
 extern const ks_kernel ks_ref_cpu, ks_fused_cpu, ks_fused_cpu_rows, ks_bmm_cpu_permute, ks_bmm_cpu_strided;
-extern const ks_kernel ks_fused_cuda_cluster, ks_fused_cuda_mma, ks_fused_cuda_skinny, ks_fused_cuda_simt,
-    ks_bmm_cuda_permute, ks_bmm_cuda_strided;
+extern const ks_kernel ks_fused_cuda_cluster, ks_fused_cuda_exchange, ks_fused_cuda_mma, ks_fused_cuda_skinny,
+    ks_fused_cuda_simt, ks_bmm_cuda_permute, ks_bmm_cuda_strided;
 
 /* How long one thread takes, roughly, and whether that is long enough for the team (pool.h). */
 double ks_cpu_alone_s(const ks_problem *problem);

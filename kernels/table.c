@@ -16,6 +16,7 @@ static const ks_kernel *table[ROWS] = {
     &ks_bmm_cpu_strided,
 #if KSAUTO_CUDA
     &ks_fused_cuda_cluster,
+    &ks_fused_cuda_exchange,
     &ks_fused_cuda_mma,
     &ks_fused_cuda_skinny,
     &ks_fused_cuda_simt,
@@ -74,6 +75,7 @@ bool ks_kernel_finishes(const ks_kernel *kernel)
         &ks_fused_cuda_mma,
         &ks_fused_cuda_skinny,
         &ks_fused_cuda_cluster,
+        &ks_fused_cuda_exchange,
 #endif
     };
     for (size_t i = 0; i < sizeof finishing / sizeof *finishing; i++)
