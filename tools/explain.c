@@ -229,21 +229,21 @@ static void print_wrapped(const char *lead, const char *text)
 static void print_parts(const ks_explanation *why)
 {
     const ks_advice *a = &why->advice;
-    printf("\n  %-17s  %8s  %8s  %8s  %8s  %8s  %6s\n",
+    printf("\n  %-19s  %8s  %8s  %8s  %8s  %8s  %6s\n",
            a->objective == KS_ENERGY ? "joules go into" : "time goes into", "starts", "memory", "flops", "on chip",
            "tiles", "nearby");
     for (int i = 0; i < a->candidate_count; i++) {
-        printf("  %-17s", a->candidates[i].kernel);
+        printf("  %-19s", a->candidates[i].kernel);
         for (int k = 0; k < PARTS; k++) printf("  %8s", quantity(a, part(&why->cost[i], k).time_s).s);
         printf("  x %.2f\n", why->cost[i].nearby);
     }
     const double flops = ks_problem_flops(&a->problem);
-    printf("\n  %-17s  %8s  %8s  %8s  %8s  %8s\n", "for doing", "launches", "bytes", "x flops", "elements", "tiles");
+    printf("\n  %-19s  %8s  %8s  %8s  %8s  %8s\n", "for doing", "launches", "bytes", "x flops", "elements", "tiles");
     for (int i = 0; i < a->candidate_count; i++) {
         const ks_cost *c = &why->cost[i];
         char waste[16] = "-";
         if (c->own && c->flops.amount > 0.999 * flops) snprintf(waste, sizeof waste, "%.3g", c->flops.amount / flops);
-        printf("  %-17s  %8.0f  %8s  %8s  %8s  %8s\n", a->candidates[i].kernel, c->launches.amount,
+        printf("  %-19s  %8.0f  %8s  %8s  %8s  %8s\n", a->candidates[i].kernel, c->launches.amount,
                cli_rate(c->bytes.amount, "B").s, waste, cli_rate(c->elements.amount, "").s,
                cli_rate(c->tiles.amount, "").s);
     }
