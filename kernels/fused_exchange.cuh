@@ -48,7 +48,10 @@ enum {
     MOST_SLOTS = 6, /* X sorted out, and K */
     PARTS = 3,      /* results, as blocks hand them over: */
     PART = 32,      /* j's of a group of warps */
-    FROM_BYTES = 4 * 32 * 16,
+    /* Of each block four times what a warp sends at once: of 128 n's (16 j's, half of the rows), of 64 (group, 16 j's). A lane
+     * sends 4 j's of 2 l's of one n. */
+    SENT_BYTES = 32 * 16,
+    FROM_BYTES = 4 * SENT_BYTES,
     FROM_PITCH = FROM_BYTES + 16, /* so that those of two blocks lie in other banks */
     PART_BYTES = BLOCKS * FROM_PITCH,
     BARRIERS = 2 * MOST_SLOTS + PARTS + PARTS * BLOCKS
@@ -72,8 +75,7 @@ template <class Type, int N_, int TN_> struct shape {
     /* GROUP_J: j's of a group of warps; OWN: n's whose X a block fetches, and whose Y it stores. */
     static constexpr int N = N_, TN = TN_, GROUP_J = TN == 128 ? N : N / 2, NT = GROUP_J / 8;
     static constexpr int OWN = TN / BLOCKS, FOURS = OWN / 4;
-    static constexpr int EIGHTS =
-        TK / 8 * FOURS / SORTERS; /* a sorter's share of a slab: so many times 8 k's of 4 n's */
+    static constexpr int EIGHTS = TK / 8 * FOURS / SORTERS; /* a sorter's share of a slab: 8 k's of 4 n's, so often */
     static constexpr int raw_bytes = EIGHTS * 8 * 4 * D * 2, x_bytes = TN * TK * L * 2, k_bytes = N * TK * L * 2,
                          slot_bytes = x_bytes + k_bytes,
                          fixed_bytes = RAW_SLOTS * SORTERS * raw_bytes + PARTS * PART_BYTES + BARRIERS * 8;
@@ -86,9 +88,10 @@ template <class Type, int N_, int TN_> struct shape {
 /* Addresses in shared memory, the same in every block. */
 struct rings {
     uint32_t raw, slots, parts;
-    uint32_t full, empty,
-        part_full;      /* barriers, one for each slot: X and K have come; all blocks are done; results have come */
-    uint32_t part_free; /* one for each slot and block: that block has stored what it got there */
+    /* Barriers. One for each slot: X and K have come; all blocks are done with it; results have come. */
+    uint32_t full, empty, part_full;
+    /* One for each slot and block: that block has stored what it got there. */
+    uint32_t part_free;
 };
 
 template <class S> __device__ __forceinline__ rings place_rings(uint32_t memory, int slots)
@@ -176,7 +179,7 @@ __device__ __forceinline__ void sort_x(const arguments &p, const rings &r, int r
     const int k0 = u0 * 8 + lane / 8, n = n0 + lane / 2 % 4, half = lane % 2;
     const uint32_t into = raw + lane / 2 * D * 2 + (half ^ k0 % 2) * 16;
     unsigned ahead = blockIdx.x / BLOCKS;
-    int k_left = 0, slabs_left = 0; /* the former: 0 or less where there is nothing but zeros */
+    int k_left = 0, slabs_left = 0; /* k_left: 0 or less where there is nothing but zeros */
     const char *from = p.x;
     const auto enter = [&] {
         const corner at = corner_of<S>(p, ahead);
@@ -264,13 +267,13 @@ template <class S> struct consumer {
         freed = remote_address(r.part_free + rank * 8, lane % BLOCKS);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            out[half] = remote_address(r.parts + rank * FROM_PITCH + (S::TN == 128 ? 0 : group * 1024) + lane * 16,
-                                       whose(half));
+            out[half] = remote_address(
+                r.parts + rank * FROM_PITCH + (S::TN == 128 ? 0 : group * 2 * SENT_BYTES) + lane * 16, whose(half));
             told[half] = remote_address(r.part_full, whose(half));
         }
         /* What a warp stores of each part: 16 j's of 4 n's; two lanes 4 j's of one n, each half of the l's. */
-        in = r.parts + lane % 2 * 4 * FROM_PITCH + warp * 256 + lane / 2 * 16;
-        n0 = rank * S::OWN + warp % (S::OWN / 4) * 4 + lane / 8;
+        in = r.parts + lane % 2 * 4 * FROM_PITCH + warp * (SENT_BYTES / 2) + lane / 2 * 16;
+        n0 = rank * S::OWN + warp % S::FOURS * 4 + lane / 8;
         j0 = (S::TN == 128 ? warp / 4 * 16 : warp / 4 * S::GROUP_J + warp / 2 % 2 * 16) + lane / 2 % 4 * 2;
     }
 
@@ -327,7 +330,7 @@ template <class S> struct consumer {
 #pragma unroll
             for (int e = 0; e < 4; e++)
                 w[e] = T::pack(acc[0][c + e / 2][half * 2 + e % 2], acc[1][c + e / 2][half * 2 + e % 2]);
-            hand_over(out[half] + sent.slot * PART_BYTES + (S::TN == 128 ? q : q / 2) * 512, w,
+            hand_over(out[half] + sent.slot * PART_BYTES + (S::TN == 128 ? q : q / 2) * SENT_BYTES, w,
                       told[half] + sent.slot * 8);
         }
         sent.next(PARTS);
