@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 5 }; /* raised when anything changes its meaning, what a kernel's terms count included */
+enum { FORMAT = 6 }; /* raised when anything changes its meaning, what a kernel's terms count included */
 static const char *const terms_names[] = {[false] = "own", [true] = "generic"};
 
 /* Bad magnitudes are as harmful as NaN. Nothing here is near these: features are logarithms of sizes below 2^63, and

@@ -19,7 +19,7 @@ static char good[2048];
 static void write_model(char text[static 2048], bool apart)
 {
     char *at = stpcpy(
-        text, "{\"format\":5,\"type\":\"f32\",\"layout\":\"first\",\"objective\":\"time\",\"points\":2,\"length\":");
+        text, "{\"format\":6,\"type\":\"f32\",\"layout\":\"first\",\"objective\":\"time\",\"points\":2,\"length\":");
     for (int d = 0; d < KS_MODEL_DIMS + KS_MODEL_OWN; d++) at += sprintf(at, "%c%d", d ? ',' : '[', d + 1);
     at = stpcpy(at, "],\"input\":");
     for (int d = 0; d < KS_MODEL_DIMS; d++) at += sprintf(at, "%c[%d,%d]", d ? ',' : '[', d, d + apart);
@@ -92,7 +92,7 @@ static void test_malformed(void **state)
         {"\"points\":2", "\"points\":2,\"borrowed\":-1", "borrowed"},
         {"\"points\":2", "\"points\":2,\"apart\":-1", "apart"},
         {"\"points\":2", "\"points\":2,\"apart\":[1]", "apart"},
-        {"\"format\":5", "\"format\":6", "format"},
+        {"\"format\":6", "\"format\":7", "format"},
         {"[1,2,3", "[0,2,3", "length[0]"},
         {"[1,2,3", "[-1,2,3", "length[0]"},
         {"[1,2,3", "[1e300,2,3", "length"},
@@ -134,8 +134,8 @@ static void test_malformed(void **state)
         {"[[1,1]", "[[1,1e4]", "own[0][1]"},
         {"[[1,1]", "[[1,null]", "own[0]"},
         {"[[1,1],", "[", "own"},
-        {"\"format\":5", "\"format\":4", "format"},
-        {"\"format\":5,", "", "format"},
+        {"\"format\":6", "\"format\":5", "format"},
+        {"\"format\":6,", "", "format"},
         {"\"kernels\":[", "\"kernel\":[", "kernels"},
         {"\"kernels\":[", "\"kernels\":[7,", "name"},
         {"\"kernels\":[", nine, "kernels"},
