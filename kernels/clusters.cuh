@@ -70,6 +70,24 @@ static CUtensorMapSwizzle swizzle_of(int bytes)
                          : CU_TENSOR_MAP_SWIZZLE_NONE;
 }
 
+/* How many tiles of j to take together, a divisor of `tiles`, where each has so many bytes of K: theirs stay in L2 while all of X
+ * passes by. */
+static int64_t kept_together(int64_t tiles, double tile_bytes)
+{
+    const double kept_bytes = 20e6;
+    int64_t span = tiles;
+    for (int64_t by = 2; by <= tiles && (double)span * tile_bytes > kept_bytes; by++)
+        if (tiles % by == 0) span = tiles / by;
+    return span;
+}
+
+/* How many clusters of so many blocks run at a time, roughly: they do not straddle the parts that a GPU is made of, whose sizes are
+ * odd. */
+static int64_t clusters_at_once(const ks_device *device, int blocks)
+{
+    return ks_max(1, (blocks <= 2 ? device->units : device->units * 10 / 11) / blocks);
+}
+
 /* A persistent kernel: each cluster of `blocks` blocks takes one of `units` after the other. */
 struct cluster_launch {
     const char *name;

@@ -89,7 +89,6 @@ static const double row_cycles = 0.73, bytes_per_cycle = 101, request_cycles = 2
 static const double exact_column_cycles = 3.97, split_bytes_per_cycle = 37, doubling_cycles = 83;
 static const double product_flops_per_cycle = 4096;
 static const double unit_cycles = 140, result_bytes_per_cycle = 31;
-static const double l2_kept_bytes = 20e6; /* of K, while all of X passes by */
 
 static double cube(double x)
 {
@@ -109,12 +108,8 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
     c.n_groups = ks_ceil_div(n_tiles, down);
     if ((double)c.l_tiles * (double)c.j_groups * (double)c.n_groups * (double)p->a > INT32_MAX / 2) return;
     c.units = c.l_tiles * c.j_groups * c.n_groups * p->a;
-    const double k_group = v->size * (double)(across * v->N) * (double)p->c * (double)p->d;
-    c.j_span = c.j_groups;
-    for (int64_t by = 2; by <= c.j_groups && (double)c.j_span * k_group > l2_kept_bytes; by++)
-        if (c.j_groups % by == 0) c.j_span = c.j_groups / by;
-    /* Clusters do not straddle the parts that a GPU is made of, whose sizes are odd. */
-    c.clusters = (int)ks_min(c.units, ks_max(1, (blocks <= 2 ? device->units : device->units * 10 / 11) / blocks));
+    c.j_span = kept_together(c.j_groups, v->size * (double)(across * v->N) * (double)p->c * (double)p->d);
+    c.clusters = (int)ks_min(c.units, clusters_at_once(device, blocks));
     c.stages = (int)ks_min(
         ((int64_t)ks_cuda_shared_bytes(device) - BARRIER_BYTES - v->staging_bytes) / v->stage_bytes, MOST_STAGES);
     if (c.stages < 2) return;
@@ -260,22 +255,14 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     return s == KS_OK && !fits ? ks_fused_cuda_simt.run(p, args) : s;
 }
 
-static ks_status run(const ks_problem *p, const ks_run_args *args)
-{
-    /* The copy engine's arrays begin at 16 bytes; others go the general way. */
-    const bool whole = ((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 == 0;
-    const plan *best = whole ? best_plan(p, args->device) : NULL;
-    if (!best) return ks_fused_cuda_simt.run(p, args);
-    int previous;
-    ks_status s = ks_cuda_enter(args->device, &previous);
-    if (s != KS_OK) return s;
-    s = launch(p, args, *best);
-    ks_cuda_leave(previous);
-    return s;
-}
-
 } // namespace ks_cluster
 
 extern "C" const ks_kernel ks_fused_cuda_cluster = {
-    "fused.cuda.cluster",   KS_FUSED,       KS_CUDA, 3, ks_cluster::supports, ks_cluster::workspace_bytes,
-    ks_cluster::cost_terms, ks_cluster::run};
+    "fused.cuda.cluster",
+    KS_FUSED,
+    KS_CUDA,
+    3,
+    ks_cluster::supports,
+    ks_cluster::workspace_bytes,
+    ks_cluster::cost_terms,
+    ks_cuda::run_planned<ks_cluster::plan, ks_cluster::best_plan, ks_cluster::launch>};

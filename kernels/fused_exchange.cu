@@ -71,12 +71,8 @@ static void try_cut(const variant *v, const ks_problem *p, const ks_device *devi
     c.l_tiles = ks_ceil_div(p->d, D), c.j_tiles = ks_ceil_div(p->b, v->N), c.n_tiles = ks_ceil_div(p->batch, v->TN);
     if ((double)c.l_tiles * (double)c.j_tiles * (double)c.n_tiles * (double)p->a > INT32_MAX / 2) return;
     c.units = c.l_tiles * c.j_tiles * c.n_tiles * p->a;
-    const double k_tile = 2.0 * v->N * (double)p->c * (double)p->d, k_kept_bytes = 20e6;
-    c.j_span = c.j_tiles;
-    for (int64_t by = 2; by <= c.j_tiles && (double)c.j_span * k_tile > k_kept_bytes; by++)
-        if (c.j_tiles % by == 0) c.j_span = c.j_tiles / by;
-    /* Clusters do not straddle the parts that a GPU is made of, whose sizes are odd. */
-    c.clusters = (int)ks_min(c.units, ks_max(1, device->units * 10 / 11 / BLOCKS));
+    c.j_span = ks_cluster::kept_together(c.j_tiles, 2.0 * v->N * (double)p->c * (double)p->d);
+    c.clusters = (int)ks_min(c.units, ks_cluster::clusters_at_once(device, BLOCKS));
     c.slots = (int)ks_min(((int64_t)ks_cuda_shared_bytes(device) - v->fixed_bytes) / v->slot_bytes, MOST_SLOTS);
     if (c.slots < 2) return;
 
@@ -186,22 +182,14 @@ static ks_status launch(const ks_problem *p, const ks_run_args *args, const plan
     return s == KS_OK && !fits ? ks_fused_cuda_simt.run(p, args) : s;
 }
 
-static ks_status run(const ks_problem *p, const ks_run_args *args)
-{
-    /* Arrays are taken 16 bytes at a time; others go the general way. */
-    const bool whole = ((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 == 0;
-    const plan *best = whole ? best_plan(p, args->device) : NULL;
-    if (!best) return ks_fused_cuda_simt.run(p, args);
-    int previous;
-    ks_status s = ks_cuda_enter(args->device, &previous);
-    if (s != KS_OK) return s;
-    s = launch(p, args, *best);
-    ks_cuda_leave(previous);
-    return s;
-}
-
 } // namespace ks_exchange
 
 extern "C" const ks_kernel ks_fused_cuda_exchange = {
-    "fused.cuda.exchange",   KS_FUSED,        KS_CUDA, 1, ks_exchange::supports, ks_exchange::workspace_bytes,
-    ks_exchange::cost_terms, ks_exchange::run};
+    "fused.cuda.exchange",
+    KS_FUSED,
+    KS_CUDA,
+    1,
+    ks_exchange::supports,
+    ks_exchange::workspace_bytes,
+    ks_exchange::cost_terms,
+    ks_cuda::run_planned<ks_exchange::plan, ks_exchange::best_plan, ks_exchange::launch>};

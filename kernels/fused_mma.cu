@@ -315,32 +315,28 @@ static ks_status allow_shared(const ks_device *device, const variant *v)
     return ks_fail(KS_ERR_INTERNAL, "a shape of fused.cuda.mma is in no list");
 }
 
-static ks_status run(const ks_problem *p, const ks_run_args *args)
+static ks_status launch(const ks_problem *, const ks_run_args *args, const plan &best)
 {
-    /* Copies and stores are of 16 bytes: arrays that begin elsewhere go the general way. */
-    const bool whole = ((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 == 0;
-    const plan *best = whole ? best_plan(p, args->device) : NULL;
-    if (!best) return ks_fused_cuda_simt.run(p, args);
-    int previous;
-    ks_status s = ks_cuda_enter(args->device, &previous);
+    const ks_status s = allow_shared(args->device, best.shape);
     if (s != KS_OK) return s;
-    s = allow_shared(args->device, best->shape);
-    if (s == KS_OK) {
-        arguments a = best->args;
-        a.x = static_cast<const char *>(args->x);
-        a.k = static_cast<const char *>(args->k);
-        a.y = static_cast<char *>(args->y);
-        a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
-        s = ks_cuda_status(ks_launch_early(args->device, best->shape->kernel, best->blocks, best->shape->threads,
-                                           best->shared_bytes, args->stream, a),
-                           "launch of fused.cuda.mma");
-    }
-    ks_cuda_leave(previous);
-    return s;
+    arguments a = best.args;
+    a.x = static_cast<const char *>(args->x);
+    a.k = static_cast<const char *>(args->k);
+    a.y = static_cast<char *>(args->y);
+    a.finish = ks_cuda::epilogue_of<float>(args->epilogue);
+    return ks_cuda_status(ks_launch_early(args->device, best.shape->kernel, best.blocks, best.shape->threads,
+                                          best.shared_bytes, args->stream, a),
+                          "launch of fused.cuda.mma");
 }
 
 } // namespace ks_mma
 
 extern "C" const ks_kernel ks_fused_cuda_mma = {
-    "fused.cuda.mma",        KS_FUSED,           KS_CUDA,    4, ks_mma::supports,
-    ks_mma::workspace_bytes, ks_mma::cost_terms, ks_mma::run};
+    "fused.cuda.mma",
+    KS_FUSED,
+    KS_CUDA,
+    4,
+    ks_mma::supports,
+    ks_mma::workspace_bytes,
+    ks_mma::cost_terms,
+    ks_cuda::run_planned<ks_mma::plan, ks_mma::best_plan, ks_mma::launch>};

@@ -1,10 +1,11 @@
-/* Each thread remembers what it planned last: a decision asks for the same plan several times, and a launch cannot wait for
- * it. */
+/* Plans: each thread remembers what it planned last, since a decision asks for the same plan several times, and a launch cannot wait
+ * for it; and how a planned kernel runs. */
 #ifndef KS_PLAN_MEMORY_CUH
 #define KS_PLAN_MEMORY_CUH
 
 extern "C" {
 #include "cuda_device.h"
+#include "rows.h"
 }
 
 namespace ks_cuda
@@ -37,6 +38,23 @@ const Plan *remembered_plan(const ks_problem *p, const ks_device *device)
         m->possible = make(p, device, &m->best);
     }
     return m->possible ? &m->best : NULL;
+}
+
+/* Launches what plan_of says. Problems that it has no plan for, and arrays that do not begin at multiples of 16 bytes, as copies and
+ * stores want them, go the general way. */
+template <class Plan, const Plan *(*plan_of)(const ks_problem *, const ks_device *),
+          ks_status (*launch)(const ks_problem *, const ks_run_args *, const Plan &)>
+ks_status run_planned(const ks_problem *p, const ks_run_args *args)
+{
+    const bool whole = ((uintptr_t)args->x | (uintptr_t)args->k | (uintptr_t)args->y) % 16 == 0;
+    const Plan *best = whole ? plan_of(p, args->device) : NULL;
+    if (!best) return ks_fused_cuda_simt.run(p, args);
+    int previous;
+    ks_status s = ks_cuda_enter(args->device, &previous);
+    if (s != KS_OK) return s;
+    s = launch(p, args, *best);
+    ks_cuda_leave(previous);
+    return s;
 }
 
 } // namespace ks_cuda
